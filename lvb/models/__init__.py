@@ -1,0 +1,1 @@
+"""The four families and their registry."""

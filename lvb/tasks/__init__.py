@@ -1,0 +1,1 @@
+"""Backbone, head, loss and metric put together."""

@@ -1,0 +1,81 @@
+"""Every form of a convolution is the sum it stands for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from reference import convolution as reference
+
+from lvb.ops import convolution, forms
+
+# (map, channels, features, kernel, strides, padding, groups)
+CASES = {
+    "dense 3x3 s2": ((5, 6), 4, 6, (3, 3), 2, (1, 1), 1),
+    "dense 1x1": ((3, 4), 4, 6, (1, 1), 1, (0, 0), 1),
+    "depthwise 3x3": ((5, 4), 4, 4, (3, 3), 1, (1, 1), 4),
+    "depthwise 3x3 s2, even map": ((6, 8), 4, 4, (3, 3), 2, (1, 1), 4),
+    "depthwise 3x3 s2, odd map": ((7, 5), 4, 4, (3, 3), 2, (1, 1), 4),
+    "depthwise 7x7 on 4x4": ((4, 4), 2, 2, (7, 7), 1, (3, 3), 2),
+    "depthwise 3x1 s2": ((6, 6), 2, 2, (3, 1), 2, (1, 0), 2),
+    "depthwise on one pixel": ((1, 1), 2, 2, (3, 3), 1, (1, 1), 2),
+    "grouped 1x1": ((3, 2), 8, 4, (1, 1), 1, (0, 0), 2),
+    "grouped 3x3": ((4, 4), 8, 4, (3, 3), 1, (1, 1), 4),
+}
+
+
+def draw(case):
+    size, channels, features, kernel, strides, padding, groups = CASES[case]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, *size, channels))
+    weights = rng.normal(size=(*kernel, channels // groups, features))
+    return x, weights, dict(strides=strides, padding=padding, groups=groups)
+
+
+@pytest.mark.parametrize("form", ["reference", "shift"])
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_loops(case, form):
+    x, weights, options = draw(case)
+    with jax.enable_x64(True):
+        y = convolution.conv2d(
+            jnp.asarray(x), jnp.asarray(weights), **options, form=form
+        )
+        # Sums of at most 147 products in float64.
+        np.testing.assert_allclose(
+            y, reference.conv2d(x, weights, **options), rtol=0, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize(
+    "case", ["depthwise 3x3 s2, odd map", "depthwise 7x7 on 4x4", "grouped 1x1"]
+)
+def test_forms_have_equal_gradients(case):
+    x, weights, options = draw(case)
+    with jax.enable_x64(True):
+        args = jnp.asarray(x), jnp.asarray(weights)
+
+        def loss(form):
+            return lambda x, w: jnp.sum(
+                jnp.sin(convolution.conv2d(x, w, **options, form=form))
+            )
+
+        # Central differences of step 1e-4; the third derivative is of order 100.
+        check_grads(loss("shift"), args, order=1, modes=["rev"], atol=1e-5, rtol=1e-5)
+        for ours, theirs in zip(
+            jax.grad(loss("shift"), (0, 1))(*args),
+            jax.grad(loss("reference"), (0, 1))(*args),
+            strict=True,
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11)
+
+
+def test_cpu_shifts_and_other_backends_do_not(monkeypatch):
+    assert forms.resolve("auto") == "shift"
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert forms.resolve("auto") == "reference"
+    assert forms.resolve("shift") == "shift"
+
+
+def test_unknown_form_is_named():
+    with pytest.raises(ValueError, match="op_form='fast' is unknown"):
+        forms.resolve("fast")
