@@ -95,7 +95,7 @@ class LSConv(module.Layer):
         return norm.batch_norm(self, train=train, name="bn")(y)
 
     def _weights(self, context: jax.Array, num_kernels: int) -> jax.Array:
-        """w of Eq. (8): (B, H, W, C / 2) -> (B, H, W, G, K_S^2)."""
+        """W of Eq. (8): (B, H, W, C / 2) -> (B, H, W, G, K_S^2)."""
         taps = self.small_kernel**2
         weights = conv.Conv(
             num_kernels * taps,

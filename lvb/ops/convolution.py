@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lvb.ops import forms
+from lvb.ops import depthwise, forms
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -41,7 +41,9 @@ def conv2d(
     channels, features = x.shape[-1], kernel.shape[-1]
     if groups > 1 and forms.resolve(form) == "shift":
         if groups == channels == features:
-            return depthwise_shift(x, kernel, strides=strides, padding=padding)
+            return depthwise.depthwise_shift(
+                x, kernel, strides=strides, padding=padding
+            )
         if kernel.shape[:2] == (1, 1) and strides == 1 and padding == (0, 0):
             return grouped_pointwise(x, kernel, groups=groups)
     return lax.conv_general_dilated(
@@ -51,48 +53,6 @@ def conv2d(
         padding=[(p, p) for p in padding],
         dimension_numbers=_DIMENSIONS,
         feature_group_count=groups,
-    )
-
-
-def depthwise_shift(
-    x: jax.Array,
-    kernel: jax.Array,
-    *,
-    strides: int = 1,
-    padding: tuple[int, int] = (0, 0),
-) -> jax.Array:
-    """Depthwise convolution as shifted multiply-adds.
-
-    One partial sum per kernel row gives the compiler independent chains to interleave.
-
-    Args:
-      x: (B, H, W, C).
-      kernel: (kh, kw, 1, C).
-      strides: of both axes.
-      padding: zeros on each side, (rows, columns).
-
-    Returns:
-      (B, H', W', C), as `conv2d`.
-    """
-    height, width = kernel.shape[:2]
-    padded = jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
-    batch, rows, columns, channels = padded.shape
-    out_rows = (rows - height) // strides + 1
-    out_columns = (columns - width) // strides + 1
-    taps = jnp.reshape(kernel, (height, width, 1, 1, 1, channels))
-
-    def shifted(row: int, column: int) -> jax.Array:
-        limits = (
-            batch,
-            row + (out_rows - 1) * strides + 1,
-            column + (out_columns - 1) * strides + 1,
-            channels,
-        )
-        return lax.slice(padded, (0, row, column, 0), limits, (1, strides, strides, 1))
-
-    return sum(
-        sum(shifted(row, column) * taps[row, column] for column in range(width))
-        for row in range(height)
     )
 
 

@@ -17,6 +17,11 @@ CASES = {
     "depthwise 3x3 s2, even map": ((6, 8), 4, 4, (3, 3), 2, (1, 1), 4),
     "depthwise 3x3 s2, odd map": ((7, 5), 4, 4, (3, 3), 2, (1, 1), 4),
     "depthwise 7x7 on 4x4": ((4, 4), 2, 2, (7, 7), 1, (3, 3), 2),
+    # From 14 x 14 on the gradient is explicit.
+    "depthwise 3x3, large": ((14, 15), 2, 2, (3, 3), 1, (1, 1), 2),
+    "depthwise 3x3 s2, large": ((29, 28), 2, 2, (3, 3), 2, (1, 1), 2),
+    "depthwise 7x7, large": ((16, 13), 2, 2, (7, 7), 1, (3, 3), 2),
+    "depthwise 5x5, 17 rows": ((17, 14), 2, 2, (5, 5), 1, (2, 2), 2),
     "depthwise 3x1 s2": ((6, 6), 2, 2, (3, 1), 2, (1, 0), 2),
     "depthwise on one pixel": ((1, 1), 2, 2, (3, 3), 1, (1, 1), 2),
     "grouped 1x1": ((3, 2), 8, 4, (1, 1), 1, (0, 0), 2),
@@ -47,7 +52,7 @@ def test_equals_the_loops(case, form):
 
 
 @pytest.mark.parametrize(
-    "case", ["depthwise 3x3 s2, odd map", "depthwise 7x7 on 4x4", "grouped 1x1"]
+    "case", [case for case in CASES if not case.startswith("dense")]
 )
 def test_forms_have_equal_gradients(case):
     x, weights, options = draw(case)
