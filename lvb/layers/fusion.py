@@ -34,7 +34,7 @@ def fuse_variables(
     fused: dict[str, Any] = {name: {} for name in _COLLECTIONS}
     _fuse_into(fused, (), variables, _fusable_modules(model, variables, images))
     fused = {name: tree for name, tree in fused.items() if tree}
-    _check_variables(deployed, fused, images)
+    _refuse(deployed, _mismatch(deployed, fused, images))
     return fused
 
 
@@ -92,17 +92,15 @@ def _sample_images(
 ) -> jax.ShapeDtypeStruct:
     """The shape of an image that `variables` fit: colour, else grey."""
     grey, colour = (jax.ShapeDtypeStruct((1, 64, 64, c), jnp.float32) for c in (1, 3))
-    if _mismatch(model, variables, colour) and not _mismatch(model, variables, grey):
+    mismatch = _mismatch(model, variables, colour)
+    if mismatch and not _mismatch(model, variables, grey):
         return grey
-    _check_variables(model, variables, colour)
+    _refuse(model, mismatch)
     return colour
 
 
-def _check_variables(
-    model: nn.Module, variables: Mapping[str, Any], images: jax.ShapeDtypeStruct
-) -> None:
-    """Raises unless `variables` have the names and shapes that `model` needs."""
-    mismatch = _mismatch(model, variables, images)
+def _refuse(model: nn.Module, mismatch: tuple[str, Any, Any] | None) -> None:
+    """Raises if there is a mismatch."""
     if mismatch:
         path, given, wanted = mismatch
         raise ValueError(

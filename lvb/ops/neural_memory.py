@@ -1,0 +1,215 @@
+"""A memory that is a network, trained by gradient descent as it reads, ConvNeur §3.3.
+
+The memory M is a small network with weights of its own for every image. The tokens of
+an image come in chunks; chunk t is first answered from what the earlier chunks left,
+
+    y_t = M_{t-1}(q_t)                                                   Eq. (2)
+
+and then written by one step of gradient descent with momentum and decay,
+
+    J_t(M) = sum_i theta_{t,i} (1/d) |M(k_{t,i}) - v_{t,i}|^2            Eq. (3)
+    V_t = eta_t V_{t-1} - clip(grad J_t(M_{t-1})),  V_0 = 0
+    M_t = (1 - alpha_t) M_{t-1} + V_t                                    Eq. (4)
+
+This file is one chunk of one image; `lvb.ops.memory_scan` walks over all of them.
+Dimensions: L tokens of a chunk, d width. Weights, momentum and gradients keep the dtype
+of M_0, which should be float32; only the matrix products follow `UpdateRule.dtype`.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+GRADIENTS_AT = ("previous", "initial")
+
+
+class MemoryWeights(NamedTuple):
+    """The weights of M, or anything of their shape (momentum, gradient).
+
+    Attributes:
+      hidden: W_1, (d, 4d).
+      output: W_2, (4d, d).
+      gain: gamma, (d,).
+    """
+
+    hidden: jax.Array
+    output: jax.Array
+    gain: jax.Array
+
+
+class MemoryState(NamedTuple):
+    """What is carried from chunk to chunk: M_t and V_t."""
+
+    weights: MemoryWeights
+    momentum: MemoryWeights
+
+
+class ChunkWrites(NamedTuple):
+    """What writes a chunk into the memory.
+
+    Attributes:
+      keys: k, (L, d).
+      values: v, (L, d).
+      token_weights: theta of every token, (L,), already divided by the number of
+        tokens if J is a mean, and 0 where a token is padding.
+      momentum: eta, a scalar in [0, 1].
+      decay: alpha, a scalar in [0, 1].
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    token_weights: jax.Array
+    momentum: jax.Array
+    decay: jax.Array
+
+
+class UpdateRule(NamedTuple):
+    """The constants of the memory and of its update.
+
+    Attributes:
+      grad_at: weights at which the inner gradient is taken: "previous" is M_{t-1},
+        Eq. (3); "initial" is M_0, as the titans-pytorch package does.
+      clip: c of the smooth clip g c / sqrt(c^2 + |g|^2), per tensor; 0 is off.
+      norm_epsilon: of the layer norm inside M. 1e-5 is too small for 80 chunks and
+        more: where W_1 and W_2 fade, the norm divides by a vanishing deviation.
+      second_order: whether the outer gradient sees that the inner gradient depends on
+        the weights it is taken at; its dependence on keys, values and steps always
+        counts.
+      dtype: type of the factors of all matrix products; None is that of the weights.
+    """
+
+    grad_at: str = "previous"
+    clip: float = 1.0
+    norm_epsilon: float = 1e-3
+    second_order: bool = True
+    dtype: DTypeLike | None = None
+
+
+def memory_read(
+    weights: MemoryWeights, tokens: jax.Array, *, rule: UpdateRule
+) -> jax.Array:
+    """The memory network applied to tokens, Eq. (2).
+
+        M(x) = x + (1 + gamma) * LN(gelu(x W_1) W_2)
+
+    with the exact GELU and a layer norm without parameters.
+
+    Args:
+      weights: M.
+      tokens: x, (L, d).
+      rule: gives `norm_epsilon` and `dtype`.
+
+    Returns:
+      (L, d), in the dtype of the weights.
+    """
+    tokens = tokens.astype(weights.gain.dtype)
+    hidden = _matmul(tokens, weights.hidden, rule.dtype)  # (L, 4d)
+    hidden = jax.nn.gelu(hidden, approximate=False)
+    z = _matmul(hidden, weights.output, rule.dtype)  # (L, d)
+    centred = z - jnp.mean(z, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    normalised = centred * lax.rsqrt(variance + rule.norm_epsilon)
+    return tokens + (1 + weights.gain)[None] * normalised
+
+
+def inner_loss(
+    weights: MemoryWeights, write: ChunkWrites, *, rule: UpdateRule
+) -> jax.Array:
+    """How badly the memory recalls a chunk, Eq. (3), weighted by the tokens' steps.
+
+        J = sum_i theta_i (1/d) |M(k_i) - v_i|^2
+
+    Args:
+      weights: M.
+      write: keys, values and token weights of the chunk.
+      rule: gives `norm_epsilon` and `dtype`.
+
+    Returns:
+      A scalar.
+    """
+    error = memory_read(weights, write.keys, rule=rule) - write.values  # (L, d)
+    return jnp.sum(write.token_weights * jnp.mean(jnp.square(error), axis=-1))
+
+
+def inner_gradient(
+    weights: MemoryWeights, write: ChunkWrites, *, rule: UpdateRule
+) -> MemoryWeights:
+    """The slope of `inner_loss` in the memory's weights, the surprise of a chunk.
+
+    Args:
+      weights: M at which it is taken.
+      write: keys, values and token weights of the chunk.
+      rule: gives `norm_epsilon`, `dtype` and `second_order`.
+
+    Returns:
+      The gradient, not clipped.
+    """
+    if not rule.second_order:
+        weights = lax.stop_gradient(weights)
+    return jax.grad(functools.partial(inner_loss, rule=rule))(weights, write)
+
+
+def smooth_clip(gradient: MemoryWeights, clip: float) -> MemoryWeights:
+    """Shrinks each tensor to a norm below `clip`: g c / sqrt(c^2 + |g|^2).
+
+    Smooth everywhere, and the identity to first order at g = 0.
+
+    Args:
+      gradient: of one image.
+      clip: c, positive; 0 leaves the gradient as it is.
+
+    Returns:
+      The clipped gradient.
+    """
+    if not clip:
+        return gradient
+    return jax.tree.map(
+        lambda g: g * (clip * lax.rsqrt(clip**2 + jnp.sum(jnp.square(g)))), gradient
+    )
+
+
+def memory_update(
+    state: MemoryState,
+    write: ChunkWrites,
+    *,
+    initial: MemoryWeights,
+    rule: UpdateRule,
+) -> tuple[MemoryState, MemoryWeights]:
+    """Writes one chunk into the memory, Eq. (4).
+
+    Args:
+      state: M_{t-1} and V_{t-1}.
+      write: of chunk t.
+      initial: M_0, used by `grad_at="initial"`.
+      rule: the constants of the update.
+
+    Returns:
+      (M_t, V_t), and the gradient before the clip.
+    """
+    at = state.weights if rule.grad_at == "previous" else initial
+    gradient = inner_gradient(at, write, rule=rule)
+    momentum = jax.tree.map(
+        lambda v, g: write.momentum * v - g,
+        state.momentum,
+        smooth_clip(gradient, rule.clip),
+    )
+    weights = jax.tree.map(
+        lambda m, v: (1 - write.decay) * m + v, state.weights, momentum
+    )
+    return MemoryState(weights, momentum), gradient
+
+
+def _matmul(x: jax.Array, w: jax.Array, dtype: DTypeLike | None) -> jax.Array:
+    """The product x w with both factors rounded to `dtype`, in the dtype of w.
+
+    The product comes out in `dtype` too and is widened afterwards. A bf16 product with
+    `preferred_element_type=float32` would make the transposed product mix types, which
+    XLA:CPU turned into NaN inside a scan (jax 0.10.2).
+    """
+    if dtype is None:
+        return x @ w
+    return (x.astype(dtype) @ w.astype(dtype)).astype(w.dtype)
