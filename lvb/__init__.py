@@ -1,8 +1,8 @@
 """Lightweight vision backbones in JAX/Flax: FVNet, ConvNeur, LSNet, FMViT.
 
-    model = lvb.create_model("lsnet_t", num_classes=1000)
-    variables = model.init(jax.random.key(0), images, train=False)
-    logits = model.apply(variables, images, train=False)
+model = lvb.create_model("lsnet_t", num_classes=1000)
+variables = model.init(jax.random.key(0), images, train=False)
+logits = model.apply(variables, images, train=False)
 """
 
 import importlib

@@ -34,12 +34,14 @@ class Profile(NamedTuple):
       params: parameters of the training form.
       deploy_params: parameters of the fused form.
       macs: all multiply-adds of one image, fused.
-      paper_macs: those that the paper's FLOPs count.
+      paper_params: parameters as the paper counts them.
+      paper_macs: multiply-adds as the paper counts them.
     """
 
     params: int
     deploy_params: int
     macs: int
+    paper_params: int
     paper_macs: int
 
 
@@ -171,12 +173,13 @@ def profile_model(name: str, *, image_size: int = 224, **options: Any) -> Profil
     macs = flops.count_macs(
         lambda v, x: model.apply(v, x, train=False), shapes[1], images
     )
-    return Profile(
+    counts = registry.Counts(
         params=param_table.count_params(shapes[0]["params"]),
         deploy_params=param_table.count_params(shapes[1]["params"]),
         macs=macs,
-        paper_macs=macs - model.backbone.unpublished_macs((image_size, image_size)),
     )
+    paper_counts = registry.family_of(name).paper_counts
+    return Profile(*counts, *paper_counts(model.backbone, counts, image_size))
 
 
 def load_torch(name: str, path: str | pathlib.Path) -> dict[str, Any]:

@@ -2,11 +2,19 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from lvb.layers import module
-from lvb.models import convneur, fmvit, fvnet, lsnet
+from lvb.models import convneur, convneur_counts, fmvit, fvnet, lsnet
+
+
+class Counts(NamedTuple):
+    """Parameters of the training form and of the fused one, and multiply-adds."""
+
+    params: int
+    deploy_params: int
+    macs: int
 
 
 class Family(NamedTuple):
@@ -17,21 +25,44 @@ class Family(NamedTuple):
       variants: fields of the backbone by variant, from the paper's size table.
       head_norm: `ClassifierHead.norm`.
       no_decay: names of parameters the recipe leaves undecayed besides 1-D ones.
+      paper_counts: backbone, our counts and image size in pixels to parameters and
+        multiply-adds as the paper counts them.
     """
 
     backbone: type[module.Layer]
     variants: Mapping[str, Any]
     head_norm: str
     no_decay: tuple[str, ...]
+    paper_counts: Callable[[Any, Counts, int], tuple[int, int]]
+
+
+def _fused(backbone: Any, counts: Counts, image_size: int) -> tuple[int, int]:
+    """LSNet and FMViT publish the fused network; FMViT without attention products."""
+    unpublished = backbone.unpublished_macs((image_size, image_size))
+    return counts.deploy_params, counts.macs - unpublished
+
+
+def _trained(backbone: Any, counts: Counts, image_size: int) -> tuple[int, int]:
+    """FVNet's figures fit the parameters of the training form."""
+    unpublished = backbone.unpublished_macs((image_size, image_size))
+    return counts.params, counts.macs - unpublished
+
+
+def _convneur(backbone: Any, counts: Counts, image_size: int) -> tuple[int, int]:
+    unpublished = convneur_counts.unpublished_macs(backbone, image_size)
+    params = convneur_counts.paper_params(backbone, counts.params)
+    return params, counts.macs - unpublished
 
 
 FAMILIES = {
     "convneur": Family(
-        convneur.ConvNeur, convneur.VARIANTS, "layer", convneur.NO_DECAY
+        convneur.ConvNeur, convneur.VARIANTS, "layer", convneur.NO_DECAY, _convneur
     ),
-    "fmvit": Family(fmvit.FMViT, fmvit.VARIANTS, "batch_before_pool", fmvit.NO_DECAY),
-    "fvnet": Family(fvnet.FVNet, fvnet.VARIANTS, "batch", fvnet.NO_DECAY),
-    "lsnet": Family(lsnet.LSNet, lsnet.VARIANTS, "batch", lsnet.NO_DECAY),
+    "fmvit": Family(
+        fmvit.FMViT, fmvit.VARIANTS, "batch_before_pool", fmvit.NO_DECAY, _fused
+    ),
+    "fvnet": Family(fvnet.FVNet, fvnet.VARIANTS, "batch", fvnet.NO_DECAY, _trained),
+    "lsnet": Family(lsnet.LSNet, lsnet.VARIANTS, "batch", lsnet.NO_DECAY, _fused),
 }
 
 

@@ -1,0 +1,139 @@
+r"""Measures models: how large they are.
+
+python -m lvb.benchmark --table                  # the 15 models beside the papers
+python -m lvb.benchmark --table --rows all       # and every ablation row
+python -m lvb.benchmark --table --out results    # also results/counts.{json,md}
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags
+
+from lvb import api
+from lvb.analysis import markdown, paper_tables
+
+_TABLE = flags.DEFINE_bool(
+    "table", False, "Print parameters and multiply-adds beside the papers'."
+)
+_ROWS = flags.DEFINE_enum(
+    "rows", "variants", ["variants", "large", "ablations", "all"], "Rows of --table."
+)
+_OUT = flags.DEFINE_string("out", None, "Folder for counts.json and counts.md.")
+
+_ROW_SETS = {
+    "variants": paper_tables.VARIANTS,
+    "large": paper_tables.LARGE_IMAGES,
+    "ablations": paper_tables.ABLATIONS,
+    "all": paper_tables.VARIANTS + paper_tables.LARGE_IMAGES + paper_tables.ABLATIONS,
+}
+_HEADER = (
+    "row",
+    "model",
+    "px",
+    "params",
+    "deployed",
+    "paper M",
+    "error",
+    "paper's MACs",
+    "paper G",
+    "error",
+    "all MACs",
+)
+
+
+def count_row(row: paper_tables.Row) -> dict[str, Any]:
+    """Our counts of one published row, beside it.
+
+    Args:
+      row: a row whose operator lvb has (`row.options` is not None).
+
+    Returns:
+      The fields of `counts.json`: exact counts, published strings, relative errors
+      (None without a published figure) and the reason of a deviation.
+    """
+    profile = api.profile_model(row.model, image_size=row.image_size, **row.options)
+    millions = profile.paper_params / 1e6
+    giga = profile.paper_macs / 1e9
+    return {
+        "source": row.source,
+        "label": row.label,
+        "model": row.model,
+        "options": dict(row.options),
+        "image_size": row.image_size,
+        **profile._asdict(),
+        "published_params": row.params,
+        "params_error": _error(millions, row.params),
+        "params_agree": row.params is None
+        or paper_tables.within_rounding(millions, row.params),
+        "published_gmacs": row.gmacs,
+        "macs_error": _error(giga, row.gmacs),
+        "macs_agree": row.gmacs is None
+        or paper_tables.within_rounding(giga, row.gmacs),
+        "reason": row.reason,
+    }
+
+
+def counts_markdown(counts: Sequence[dict[str, Any]]) -> str:
+    """The table that is printed, and the reason of every deviation below it."""
+    rows = [
+        (
+            f"{count['source']}: {count['label']}",
+            count["model"],
+            str(count["image_size"]),
+            f"{count['params']:,}",
+            f"{count['deploy_params']:,}",
+            count["published_params"] or "",
+            _percent(count["params_error"]),
+            f"{count['paper_macs'] / 1e9:.3f} G",
+            count["published_gmacs"] or "",
+            _percent(count["macs_error"]),
+            f"{count['macs'] / 1e9:.3f} G",
+        )
+        for count in counts
+    ]
+    notes = [
+        f"- {count['source']}, {count['label']}: {count['reason']}."
+        for count in counts
+        if not (count["params_agree"] and count["macs_agree"])
+    ]
+    lines = [markdown.table(_HEADER, rows)]
+    if notes:
+        lines += ["", "Beyond the papers' rounding:", "", *notes]
+    return "\n".join(lines)
+
+
+def print_table(rows: Sequence[paper_tables.Row], out: str | None) -> None:
+    """Prints the counts and, with `out`, writes them as JSON and Markdown."""
+    counts = [count_row(row) for row in rows if row.options is not None]
+    text = counts_markdown(counts)
+    print(text)
+    missing = [f"{row.source} {row.label}" for row in rows if row.options is None]
+    if missing:
+        print(f"\nNot built yet: {', '.join(missing)}.")
+    if out:
+        folder = pathlib.Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "counts.json").write_text(json.dumps(counts, indent=1) + "\n")
+        (folder / "counts.md").write_text(text + "\n")
+
+
+def _error(value: float, printed: str | None) -> float | None:
+    return None if printed is None else value / float(printed) - 1
+
+
+def _percent(error: float | None) -> str:
+    return "" if error is None else f"{100 * error:+.1f} %"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the measurements that the flags ask for."""
+    if len(argv) > 1 or not _TABLE.value:
+        raise app.UsageError("say what to measure: --table.")
+    print_table(_ROW_SETS[_ROWS.value], _OUT.value)
+
+
+if __name__ == "__main__":
+    app.run(main)
