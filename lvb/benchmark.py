@@ -5,23 +5,16 @@ python -m lvb.benchmark --table --rows all       # and every ablation row
 python -m lvb.benchmark --table --out results    # also results/counts.{json,md}
 """
 
+import argparse
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags
-
 from lvb import api
 from lvb.analysis import markdown, paper_tables
-
-_TABLE = flags.DEFINE_bool(
-    "table", False, "Print parameters and multiply-adds beside the papers'."
-)
-_ROWS = flags.DEFINE_enum(
-    "rows", "variants", ["variants", "large", "ablations", "all"], "Rows of --table."
-)
-_OUT = flags.DEFINE_string("out", None, "Folder for counts.json and counts.md.")
+from lvb.training import process
 
 _ROW_SETS = {
     "variants": paper_tables.VARIANTS,
@@ -128,12 +121,33 @@ def _percent(error: float | None) -> str:
     return "" if error is None else f"{100 * error:+.1f} %"
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs the measurements that the flags ask for."""
-    if len(argv) > 1 or not _TABLE.value:
-        raise app.UsageError("say what to measure: --table.")
-    print_table(_ROW_SETS[_ROWS.value], _OUT.value)
+def make_parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lvb.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--table", action="store_true", help="parameters and multiply-adds")
+    add("--rows", default="variants", choices=tuple(_ROW_SETS), help="of --table")
+    add("--out", help="folder for counts.json and counts.md")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures what the flags ask for; returns the exit code."""
+    if not args.table:
+        raise ValueError("say what to measure: --table.")
+    print_table(_ROW_SETS[args.rows], args.out)
+    return process.DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses the command line, runs the command and returns the exit code."""
+    args = make_parser().parse_args(argv)
+    return process.run(lambda: run(args), name="lvb.benchmark")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main())

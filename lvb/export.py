@@ -10,6 +10,7 @@ logits it was made with, so that `--certify` needs the file's own runtime only: 
 .stablehlo, onnxruntime for .onnx.
 """
 
+import argparse
 import json
 import pathlib
 import sys
@@ -18,26 +19,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
 
 from lvb import api
 from lvb.data import decode, transforms
 from lvb.ops import preprocess
 from lvb.training import exported, exporting, process, weights
-
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir or checkpoint.")
-_FORMAT = flags.DEFINE_list("format", ["stablehlo"], "Of stablehlo, onnx.")
-_OUT = flags.DEFINE_string("out", None, "Folder to write to.")
-_INPUT = flags.DEFINE_enum(
-    "input", "float32", ["float32", "uint8"], "uint8: the file normalises pixels."
-)
-_IMAGES = flags.DEFINE_string(
-    "images", None, "Folder of photographs to certify with; otherwise noise."
-)
-_WEIGHTS = flags.DEFINE_enum(
-    "weights", "auto", list(weights.WEIGHTS), "Raw, averaged, or as the run evaluates."
-)
-_CERTIFY = flags.DEFINE_string("certify", None, "A file to check again.")
 
 _NUM_IMAGES = 16
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -164,25 +150,48 @@ def sample_pixels(folder: str | None, preprocessing: Mapping[str, Any]) -> np.nd
     )
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; all are flags.")
-    sys.exit(process.run(_run, name="lvb.export"))
+def make_parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lvb.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--checkpoint", help="workdir or checkpoint folder")
+    add("--out", help="folder to write to")
+    formats = ", ".join(exporting.FORMATS)
+    add("--format", default="stablehlo", help=f"one or more of {formats}, with commas")
+    add(
+        "--input",
+        default="float32",
+        choices=("float32", "uint8"),
+        help="float32 takes normalised images; uint8 pixels, which the file normalises",
+    )
+    add("--images", help="folder of photographs to certify with; default: noise")
+    add(
+        "--weights",
+        default="auto",
+        choices=weights.WEIGHTS,
+        help="raw, averaged, or those that the run evaluates",
+    )
+    add("--certify", metavar="FILE", help="check an exported file again, nothing else")
+    return parser
 
 
-def _run() -> int:
-    if _CERTIFY.value:
-        path = pathlib.Path(_CERTIFY.value)
+def run(args: argparse.Namespace) -> int:
+    """Exports or certifies; returns the exit code."""
+    if args.certify:
+        path = pathlib.Path(args.certify)
         certificates = {path.name: certify_file(path)}
-    elif _CHECKPOINT.value and _OUT.value:
+    elif args.checkpoint and args.out:
         certificates = export_checkpoint(
-            _CHECKPOINT.value,
-            pathlib.Path(_OUT.value),
-            formats=_FORMAT.value,
-            input_dtype=_INPUT.value,
-            images=_IMAGES.value,
-            which_weights=_WEIGHTS.value,
+            args.checkpoint,
+            pathlib.Path(args.out),
+            formats=args.format.split(","),
+            input_dtype=args.input,
+            images=args.images,
+            which_weights=args.weights,
         )
     else:
         raise ValueError("give --checkpoint and --out, or --certify.")
@@ -195,5 +204,11 @@ def _run() -> int:
     return process.DONE
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses the command line, runs the command and returns the exit code."""
+    args = make_parser().parse_args(argv)
+    return process.run(lambda: run(args), name="lvb.export")
+
+
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main())
