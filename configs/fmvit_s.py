@@ -1,0 +1,20 @@
+r"""FMViT-S on ImageNet-1K (arXiv:2311.05707, Tables 1, 2).
+
+    python -m lvb.train --config configs/fmvit_s.py --workdir runs/fmvit_s \
+        --data_dir /data
+    python -m lvb.train --config configs/fmvit_s.py:smoke --workdir runs/smoke
+
+Switches: `res=160`, `data=folder:/path`, `smoke`.
+Paper: 6.4M parameters, 0.8 GFLOPs, 78.5 top-1. Ours: configs/README.md.
+"""
+
+from configs.recipes import fmvit_300ep, switches
+from lvb.config import args
+
+
+def get_config(arg=""):
+    """Returns the config; `arg` is what stands behind the colon."""
+    arg = args.parse(arg, res=224, data=switches.IMAGENET, smoke=False)
+    config = fmvit_300ep.get_config(res=arg.res, data=arg.data, smoke=arg.smoke)
+    config.model.name = "fmvit_s"
+    return config

@@ -1,0 +1,20 @@
+r"""FVNet-T on ImageNet-1K (AAAI 2026, Tables 1, 2).
+
+    python -m lvb.train --config configs/fvnet_t.py --workdir runs/fvnet_t \
+        --data_dir /data
+    python -m lvb.train --config configs/fvnet_t.py:smoke --workdir runs/smoke
+
+Switches: `res=160`, `data=folder:/path`, `smoke`.
+Paper: 3.1M parameters, 0.4 GFLOPs, 77.3 top-1. Ours: configs/README.md.
+"""
+
+from configs.recipes import fvnet_300ep, switches
+from lvb.config import args
+
+
+def get_config(arg=""):
+    """Returns the config; `arg` is what stands behind the colon."""
+    arg = args.parse(arg, res=224, data=switches.IMAGENET, smoke=False)
+    config = fvnet_300ep.get_config(res=arg.res, data=arg.data, smoke=arg.smoke)
+    config.model.name = "fvnet_t"
+    return config

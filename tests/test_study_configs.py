@@ -1,0 +1,140 @@
+"""Configs for ablations, distillation and fine-tuning: golden texts and traces.
+
+`LVB_UPDATE_GOLDEN=1 pytest tests/test_study_configs.py` writes the texts anew; read the
+difference before committing it.
+"""
+
+import os
+import pathlib
+
+import jax
+import pytest
+
+from lvb import assembly
+from lvb.config import flags, names, rates
+from lvb.training import optimizer, sharding
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+GOLDEN = ROOT / "tests" / "golden"
+
+TABLES = (
+    *("convneur_table5", "fmvit_table5", "fvnet_table6", "fvnet_table7"),
+    *("lsnet_table5", "lsnet_table7", "lsnet_table8"),
+)
+# A config and the switches whose text is kept.
+RESOLVED = [
+    *(f"ablations/{name}.py" for name in TABLES),
+    *(f"ablations/{name}.py:smoke" for name in TABLES),
+    "finetune_folder.py:data=folder:/pictures,checkpoint=W",
+    "finetune_folder.py:freeze=backbone,res=160",
+    "finetune_folder.py:smoke",
+    "fashion_mnist_distill.py:role=teacher",
+    "fashion_mnist_distill.py:kind=soft,teacher=W",
+]
+
+
+def load(name):
+    return flags.load(str(CONFIGS / name))
+
+
+def golden_path(name):
+    stem = name.replace(".py", "").replace(":", "__", 1)
+    return GOLDEN / (stem.replace("/", "_").replace(":", "_") + ".txt")
+
+
+@pytest.mark.parametrize("name", RESOLVED)
+def test_a_config_resolves_to_its_golden_text(name):
+    text = "\n".join(names.lines(load(name).to_dict())) + "\n"
+    path = golden_path(name)
+    if os.environ.get("LVB_UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_no_golden_text_is_left_over():
+    stems = ("ablations_", "finetune_folder", "fashion_mnist_distill")
+    ours = {p.name for p in GOLDEN.glob("*.txt") if p.name.startswith(stems)}
+    assert ours == {golden_path(name).name for name in RESOLVED}
+
+
+# The quickest of the small networks; the others are traced where time allows.
+FAST = (
+    *("ablations/lsnet_table7.py:smoke,row=no_ska", "finetune_folder.py:smoke"),
+    *("fashion_mnist_distill.py", "ablations/fvnet_table7.py:smoke,row=relu"),
+)
+SLOW = (
+    *("ablations/convneur_table5.py:row=cm256", "ablations/lsnet_table7.py"),
+    *("ablations/fmvit_table5.py:row=r1", "ablations/fvnet_table6.py:row=stage1"),
+)
+
+
+def trace_step(config):
+    """Traces a training step; what comes out has the shapes of what was put in."""
+    run = assembly.assemble(
+        config,
+        num_classes=config.model.num_classes or 10,
+        num_train=100_000,
+        mesh=sharding.make_mesh(),
+    )
+    key = jax.random.key(0)
+    state, _ = jax.eval_shape(
+        run.train_step, run.state, run.train_batch, key, run.constants
+    )
+    shapes = [x.shape for x in jax.tree.leaves(state)]
+    assert shapes == [x.shape for x in jax.tree.leaves(run.state)]
+
+
+@pytest.mark.parametrize(
+    "name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_a_training_step_traces(name):
+    trace_step(load(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", TABLES)
+def test_a_training_step_of_every_row_traces(table):
+    for row in flags.load_module(str(CONFIGS / "ablations" / f"{table}.py")).ROWS:
+        trace_step(load(f"ablations/{table}.py:smoke,row={row}"))
+
+
+@pytest.mark.parametrize(
+    ("freeze", "expected", "frozen_statistics"),
+    [
+        ("none", {"backbone": 0.1}, False),
+        ("backbone", {"backbone": 0.0}, True),
+        (
+            "stem+stage2",
+            {"backbone": 0.1, "backbone/stem": 0.0, "backbone/stage2": 0.0},
+            False,
+        ),
+    ],
+)
+def test_freezing_is_a_matter_of_rates(freeze, expected, frozen_statistics):
+    config = load(f"finetune_folder.py:freeze={freeze}")
+    assert rates.parse_rates(config.optimizer.layer_rates) == expected
+    assert config.model.frozen_batch_norm == frozen_statistics
+    params = {
+        "backbone": {"stem": {"w": 1}, "stage2": {"w": 1}, "stage3": {"w": 1}},
+        "head": {"w": 1},
+    }
+    tree = optimizer.rate_tree(params, expected)
+    assert tree["head"]["w"] == 1.0
+    assert (tree["backbone"]["stem"]["w"] == 0) == (freeze != "none")
+    assert (tree["backbone"]["stage3"]["w"] == 0) == (freeze == "backbone")
+
+
+def test_unknown_roles_are_refused():
+    with pytest.raises(ValueError, match="use student or teacher"):
+        load("fashion_mnist_distill.py:role=pupil")
+
+
+@pytest.mark.parametrize("name", ["lsnet_t", "lsnet_s", "lsnet_b"])
+def test_lsnet_star_is_a_switch(name):
+    plain, star = load(f"{name}.py"), load(f"{name}.py:distill=t.onnx")
+    assert names.diff(plain.to_dict(), star.to_dict()) == [
+        "distillation.kind: 'none' -> 'hard'",
+        "distillation.teacher: '' -> 't.onnx'",
+        "model.distilled: False -> True",
+    ]
