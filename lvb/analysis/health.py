@@ -49,7 +49,8 @@ _INF = float("inf")
 LIMITS = {
     "tau_min": Limit(1e-3, _INF, "time stands still in some channels"),
     "tau_max": Limit(-_INF, 10.0, "one step forgets the state"),
-    "alpha_tau_min": Limit(-1.5, _INF, "states grow more than fourfold in a step"),
+    # With beta < 2, Eq. (6), alpha tau > -1 whatever tau is.
+    "alpha_tau_min": Limit(-0.9, _INF, "states grow by more than exp(0.9) in a step"),
     "alpha_tau_max": Limit(-_INF, 20.0, "one step forgets the state"),
     "gate_saturation": Limit(-_INF, 0.9, "the gate has stopped to follow its input"),
     "inner_loss_ratio": Limit(-_INF, 1.05, "writing makes the memory worse"),
@@ -86,7 +87,7 @@ def measure(intermediates: Mapping[str, Any]) -> Layers:
         numbers: dict[str, jax.Array] = {}
         if "tau" in sown:
             tau = sown["tau"]  # (N, B or 1, C)
-            numbers |= tau_min_mean_max(tau)
+            numbers |= _range_of(tau)
         if "alpha_tau_range" in sown:
             low, high = sown["alpha_tau_range"]
             numbers |= {"alpha_tau_min": low, "alpha_tau_max": high}
@@ -100,8 +101,7 @@ def measure(intermediates: Mapping[str, Any]) -> Layers:
     return layers
 
 
-def tau_min_mean_max(tau: jax.Array) -> dict[str, jax.Array]:
-    """The range of time constants, (N, B, C) or any shape."""
+def _range_of(tau: jax.Array) -> dict[str, jax.Array]:
     return {"tau_min": tau.min(), "tau_mean": tau.mean(), "tau_max": tau.max()}
 
 

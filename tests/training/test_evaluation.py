@@ -39,7 +39,7 @@ def batches_of(values, size, mesh):
 
 @pytest.mark.parametrize("num_examples", [1, 2, 7, 8, 9, 63, 64, 65, 297])
 @pytest.mark.parametrize("batch_size", [1, 8, 64])
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [1, 2, 8])
 def test_counts_equal_a_plain_loop(num_examples, batch_size, devices):
     mesh = sharding.make_mesh(jax.devices()[:devices])
     values = np.random.default_rng(0).integers(0, 3, num_examples)
