@@ -342,6 +342,7 @@ def test_knobs_of_the_memory_can_be_differentiated(options):
         assert (slope.shape, slope.dtype) == (leaf.shape, leaf.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -376,6 +377,7 @@ def test_scan_and_associative_networks_agree(network):
         np.testing.assert_allclose(feature, other[name], rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_every_parameter_learns_where_each_stage_has_three_chunks():
     model = tiny(chunk_size=3, depths=(1, 1, 1, 1))
     images = images_of(1, 96, 96, 3)
@@ -416,6 +418,7 @@ def test_undecayed_names_are_parameters():
         assert any(f"/{name}/" in path for path in paths)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient(network):
     _, variables, images = network
     one, other = (
@@ -475,6 +478,7 @@ def test_deployed_network_is_the_trained_one(network):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_overfits_one_batch():
     model = ImageClassifier(
         tiny(chunk_size=32, depths=(1, 1, 1, 1)), ClassifierHead(4, norm="layer")
