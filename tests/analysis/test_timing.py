@@ -1,6 +1,7 @@
 """The timing loop: order, warm-up, statistics. Nothing here depends on a clock."""
 
 import pytest
+
 from lvb.analysis import timing
 
 
