@@ -127,6 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m lvb.benchmark",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--table", action="store_true", help="parameters and multiply-adds")

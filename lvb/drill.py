@@ -31,7 +31,7 @@ import jax
 from ml_collections import config_dict
 
 from lvb import inputs
-from lvb.config import flags, names
+from lvb.config import flags, limits, names
 from lvb.training import (
     checkpoint,
     fault_matrix,
@@ -123,6 +123,7 @@ def make_launcher(
     """
     loaded = flags.load(config)
     loaded.update_from_flattened_dict(_given(loaded, overrides))
+    limits.check(loaded.to_dict())
     data = inputs.open_data(loaded, data_dir=data_dir)
     toy = toy_overrides(
         loaded,
@@ -234,6 +235,7 @@ def _main(argv: Sequence[str]) -> int:
         prog="python -m lvb.drill",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", help="config file, with :arg")
     parser.add_argument("--workdir", help="folder for the drill; default a new one")

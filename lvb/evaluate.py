@@ -44,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m lvb.evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     lists = {"metavar": "A,B,...", "type": _words}

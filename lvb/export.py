@@ -156,6 +156,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m lvb.export",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--checkpoint", help="workdir or checkpoint folder")

@@ -162,6 +162,7 @@ def _main(argv: Sequence[str]) -> int:
         prog="python -m lvb.predict",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("images", nargs="+", type=pathlib.Path, metavar="IMAGE")
     parser.add_argument("--checkpoint", required=True, type=pathlib.Path)

@@ -195,6 +195,7 @@ def _main(argv: Sequence[str]) -> int:
         prog="python -m lvb.replay",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--data_dir", help="where prepared data sets are")

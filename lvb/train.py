@@ -25,7 +25,7 @@ from ml_collections import config_dict, config_flags
 from lvb import assembly, bookends, inputs, pod, transfer
 from lvb.analysis import health
 from lvb.config import flags as config_arguments
-from lvb.config import names
+from lvb.config import limits, names
 from lvb.training import (
     checkpoint,
     compilation,
@@ -221,6 +221,7 @@ def _settle_config(
     """The config with its network filled in, also as JSON has it; checks it."""
     saved = folder.saved_config() if folder.continued else None
     config = transfer.resolve_model(config, saved=saved)
+    limits.check(config.to_dict())
     plain_config = json.loads(json.dumps(config.to_dict()))
     if folder.continued:
         for change in folder.check_config(

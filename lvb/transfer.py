@@ -15,6 +15,7 @@ from lvb.data import loader
 from lvb.losses import distillation as losses
 from lvb.tasks import classification, distillation
 from lvb.training import (
+    checkpoint,
     exported,
     prediction,
     report,
@@ -57,8 +58,8 @@ def resolve_model(
     if saved is not None:
         options = saved["model"]
     elif config.init.checkpoint:
-        notes, _ = weights.load_checkpoint(config.init.checkpoint)
-        options = notes["model"]
+        folder = weights.find_checkpoint(config.init.checkpoint)
+        options = checkpoint.read_notes(folder)["model"]
     else:
         raise ValueError(
             "model.name is empty; set --config.model.name, or --config.init.checkpoint "

@@ -14,7 +14,8 @@ from lvb.data import layout_check, layout_folders
 def main(argv: list[str] | None = None) -> int:
     """Prints the findings and returns the exit status."""
     parser = argparse.ArgumentParser(
-        description="Looks at a data directory and says what to run next."
+        allow_abbrev=False,
+        description="Looks at a data directory and says what to run next.",
     )
     parser.add_argument("dataset", choices=["imagenet2012"])
     parser.add_argument("--data_dir", required=True, help="the directory to look at")

@@ -47,7 +47,9 @@ PREPROCESSING = {
 
 def main(argv: list[str] | None = None) -> int:
     """Converts one file and returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0], allow_abbrev=False
+    )
     parser.add_argument("checkpoint", help="a .pth, .safetensors or .npz file")
     parser.add_argument("--out", required=True, help="folder to write, new or empty")
     parser.add_argument("--weights", default="model", choices=("model", "model_ema"))

@@ -108,6 +108,7 @@ def test_the_users_own_leaves_come_last(tmp_path):
     ("arguments", "message"),
     [
         ([], "--config or --inspect is needed"),
+        (["--config", "x", "--kill=3"], "'--kill=3' is unknown"),
         (["--config", "nowhere.py"], "nowhere.py is no file"),
         (["--inspect", "/nowhere"], "/nowhere holds no checkpoint"),
     ],
@@ -136,6 +137,10 @@ def test_inspect_tells_all_and_the_newest_in_full(tmp_path, capsys):
     assert lines[0].startswith("00000003: whole; 2 arrays")
     assert lines[1].startswith("00000006: whole; 2 arrays")
     assert "  seed = 5" in lines
+    assert [line.split() for line in lines[-2:]] == [
+        ["x/0", "float64", "()"],
+        ["x/1", "int64", "()"],
+    ]
 
 
 def test_inspect_fails_where_something_is_damaged(tmp_path, capsys):
