@@ -93,7 +93,8 @@ def statistics(tree: Any) -> Statistics:
 
 
 def _rms(x: jax.Array, count: jax.Array) -> jax.Array:
-    scale = jnp.maximum(jnp.abs(x).max(), jnp.finfo(jnp.float32).tiny)
+    # Below 2**126, because XLA flushes the reciprocal of a larger scale to zero.
+    scale = jnp.clip(jnp.abs(x).max(), jnp.finfo(jnp.float32).tiny, 2.0**126)
     return scale * jnp.sqrt(jnp.square(x / scale).sum() / count)
 
 

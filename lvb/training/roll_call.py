@@ -48,7 +48,9 @@ def call_roll(address: str, *, count: int, index: int, timeout: float) -> list[s
     deadline = time.monotonic() + timeout
     if index == 0:
         return _receive(int(port), hello, deadline=deadline, timeout=timeout)
-    return _report(host.strip("[]"), int(port), hello, deadline=deadline)
+    return _report(
+        host.strip("[]"), int(port), hello, deadline=deadline, timeout=timeout
+    )
 
 
 def own_name() -> str:
@@ -86,9 +88,13 @@ def _receive(
 
 
 def _report(
-    host: str, port: int, hello: dict[str, Any], *, deadline: float
+    host: str, port: int, hello: dict[str, Any], *, deadline: float, timeout: float
 ) -> list[str]:
-    """The side of all others: comes, and waits for the answer."""
+    """The side of all others: comes, and waits for the answer.
+
+    Host 0 may have started later and wait for longer than this host would. Once it is
+    there, it has the last word on who is missing.
+    """
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
@@ -99,8 +105,7 @@ def _report(
         try:
             with socket.create_connection((host, port), timeout=left) as connection:
                 _send_line(connection, hello)
-                # Host 0 may have started later and be waiting for others.
-                connection.settimeout(max(left, 1.0))
+                connection.settimeout(timeout + _HELLO_SECONDS)
                 answer = _read_line(connection)
         except OSError:
             answer = {}

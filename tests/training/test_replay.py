@@ -138,7 +138,10 @@ def test_statistics_of_the_finite_part():
     numbers = replay.statistics({**values, "labels": jnp.arange(99)})
     np.testing.assert_allclose(numbers, [1, 1, -3, 2, np.sqrt(14 / 3)], rtol=1e-6)
     assert replay.is_bad(numbers)
-    assert not replay.is_bad(replay.statistics(jnp.full(3, 3e38)))
+    for size in (3e38, 3e-38):
+        numbers = replay.statistics(jnp.full(3, size))
+        assert not replay.is_bad(numbers)
+        np.testing.assert_allclose(numbers.rms, size, rtol=1e-6)
     assert not replay.is_bad(replay.statistics(()))
     assert not replay.is_bad(None)
 
