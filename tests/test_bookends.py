@@ -54,8 +54,12 @@ def parts():
 def logits(run, variables, images, *, train):
     model = run.task.model
     calm = model.clone(backbone=model.backbone.clone(drop_path_rate=0.0))
-    outputs, _ = calm.apply(variables, images, train=train, mutable=["batch_stats"])
-    return outputs
+
+    @jax.jit
+    def apply(variables, images):
+        return calm.apply(variables, images, train=train, mutable=["batch_stats"])
+
+    return apply(variables, images)[0]
 
 
 def test_recalibrated_averages_know_the_batch(parts):
@@ -135,7 +139,7 @@ def test_confusion_counts_what_the_averages_predict(parts, capsys):
         "label": jnp.asarray([data.val[i].label for i in range(len(data.val))]),
         "mask": jnp.ones(len(data.val), bool),
     }
-    metrics = run.task.evaluate(train_state.variables(use_ema=True), batch)
+    metrics = jax.jit(run.task.evaluate)(train_state.variables(use_ema=True), batch)
     right = int(metrics["top1"].total)
     assert text.startswith(f"Confusion: {right} of {len(data.val)} images right")
 

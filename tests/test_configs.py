@@ -8,8 +8,11 @@ import os
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import pytest
+from sizes import slow_but
 
+import lvb
 from lvb import assembly
 from lvb.config import flags, names
 from lvb.models import registry
@@ -141,22 +144,32 @@ def trace_step(config):
     )
 
 
-# The smallest of each family; the others are traced where time allows.
-FAST = ("lsnet_t", "convneur_m1", "fvnet_n", "fmvit_t")
+# The smallest of each family.
+SMALLEST = ("lsnet_t", "convneur_m1", "fvnet_n", "fmvit_t")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow])
-        for name in PAPERS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPERS)
 def test_a_training_step_of_the_recipe_traces(name):
     assert trace_step(load(f"{name}.py"))
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_network_of_every_smoke_run_has_a_shape(name):
+    config = load(f"{name}.py:smoke")
+    # Fused, which traces in a third of the time; what it fuses from is counted in
+    # test_counts.py.
+    options = assembly.model_options(config, num_classes=10) | {"deploy": True}
+    model = lvb.create_model(**options)
+    size = config.data.image_size
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    logits, _ = jax.eval_shape(
+        lambda x: model.init_with_output(jax.random.key(0), x, train=False), images
+    )
+    assert logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", slow_but(["lsnet_t"], SMALLEST))
 def test_a_training_step_of_the_quick_start_traces(name):
     assert trace_step(load(f"quickstart.py:model={name}"))
 

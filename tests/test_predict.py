@@ -1,5 +1,6 @@
 """The predict command on saved networks and real pictures."""
 
+import functools
 import pathlib
 
 import jax
@@ -60,7 +61,8 @@ def test_top_five_are_those_of_the_model(saved, variables, pictures, capsys):
     assert len(lines) == 3 * 6
     model = lvb.create_model(**tiny_model.options(len(NAMES)))
     images = (jnp.asarray(pixels, jnp.float32) / 255 - 0.5) / 0.25
-    expected = jax.nn.softmax(model.apply(variables, images, train=False))
+    apply = jax.jit(functools.partial(model.apply, train=False))
+    expected = jax.nn.softmax(apply(variables, images))
     words = [name.replace("n01440764", "tench (n01440764)") for name in NAMES]
     for index, path in enumerate(paths):
         assert lines[6 * index] == str(path)

@@ -6,6 +6,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import pytest
+from sizes import slow_but
 
 import lvb
 from lvb.analysis import paper_tables, param_table
@@ -163,7 +164,7 @@ SAME_SIZE = {
 }
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", slow_but(["lsnet_table7"], TABLES))
 def test_smoke_rows_are_other_networks(modules, name):
     module = modules[name]
 

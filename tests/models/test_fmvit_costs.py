@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import fmvit as costs
+from sizes import slow_but
 
 from lvb.analysis import flops
 from lvb.heads import classifier
@@ -70,7 +71,7 @@ TABLE2 = {"T": (2.0, 0.3), "S": (6.4, 0.8), "M": (12.8, 2.0), "B": (24.3, 4.2)}
 TABLE2["L"] = (35.3, 7.1)
 
 
-@pytest.mark.parametrize("variant", fmvit.VARIANTS)
+@pytest.mark.parametrize("variant", slow_but(1, fmvit.VARIANTS))
 def test_parameters(variant):
     fused, training, parts = PARAMS[variant]
     variables = shapes_of(classify(build(variant, deploy=True)))
@@ -84,7 +85,7 @@ def test_parameters(variant):
     assert abs(fused / 1e6 / TABLE2[variant][0] - 1) < 0.021
 
 
-@pytest.mark.parametrize("variant", fmvit.VARIANTS)
+@pytest.mark.parametrize("variant", slow_but(1, fmvit.VARIANTS))
 def test_multiply_adds(variant):
     at_224, attention, at_512 = MACS[variant]
     model = classify(build(variant, deploy=True, op_form="reference"))
@@ -96,6 +97,7 @@ def test_multiply_adds(variant):
     assert abs(at_224 / 1e3 / TABLE2[variant][1] - 1) < 0.064
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "giga"), [("B", 90.80), ("L", 154.22)])
 def test_multiply_adds_of_table_3(variant, giga):
     # With the 179 G of neck and heads: 269.9 and 333.0 of Table 3.
@@ -131,6 +133,7 @@ def equations(jaxpr):
                 yield from equations(inner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "groups", "millions"),
     [
@@ -148,7 +151,10 @@ def test_training_parameters_of_table_3(variant, groups, millions):
 
 @pytest.mark.parametrize(
     "options",
-    [dict(groups=(2, 4, 8, 16)), dict(dw_branches=()), dict(stem_asym_on_dw=False)],
+    slow_but(
+        1,
+        [dict(groups=(2, 4, 8, 16)), dict(dw_branches=()), dict(stem_asym_on_dw=False)],
+    ),
 )
 def test_training_branches_cost_nothing_when_fused(options):
     deployed = classify(build("T", deploy=True, **options))
@@ -170,7 +176,7 @@ T0 = {
 }
 
 
-@pytest.mark.parametrize("row", T0)
+@pytest.mark.parametrize("row", slow_but(["r4"], T0))
 def test_table_5(row):
     options, params, macs = T0[row]
     backbone = build("T", depths=(3, 1, 2, 1), deploy=True, op_form="reference")
@@ -232,7 +238,7 @@ def assert_cost_is_arithmetic(fields):
     assert macs_of(model, 224, 224) - products == cost.macs
 
 
-@pytest.mark.parametrize("knob", DISTANCES)
+@pytest.mark.parametrize("knob", slow_but(["best_fit"], DISTANCES))
 def test_built_cost_equals_arithmetic(knob):
     assert_cost_is_arithmetic(knob_fields(knob, "T"))
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from fvnet_cases import classifier_of, num_params, shapes_of
+from sizes import slow_but
 
 from lvb.analysis import flops
 from lvb.models import fvnet
@@ -29,15 +30,18 @@ def counts(variant, **options):
 # prints 1.2 M, 3.1 M, 6.8 M; 0.2 G, 0.4 G, 1.1 G; Table 3 prints 1.0 G, 2.2 G, 5.6 G.
 @pytest.mark.parametrize(
     ("preset", "variant", "params", "macs", "macs_512"),
-    [
-        ("fit_all", "N", 1_244_352, 185_089_440, 1_006_545_024),
-        ("fit_all", "T", 3_098_912, 423_998_080, 2_295_022_080),
-        ("fit_all", "S", 6_822_888, 1_055_929_536, 5_636_319_744),
-        ("fit_ts", "N", 1_454_352, 210_378_144, 1_138_665_600),
-        ("balanced", "N", 1_377_300, 194_572_704, 1_056_090_240),
-        ("balanced", "T", 2_896_464, 394_494_592, 2_140_881_408),
-        ("balanced", "S", 6_368_304, 993_610_944, 5_310_736_896),
-    ],
+    slow_but(
+        1,
+        [
+            ("fit_all", "N", 1_244_352, 185_089_440, 1_006_545_024),
+            ("fit_all", "T", 3_098_912, 423_998_080, 2_295_022_080),
+            ("fit_all", "S", 6_822_888, 1_055_929_536, 5_636_319_744),
+            ("fit_ts", "N", 1_454_352, 210_378_144, 1_138_665_600),
+            ("balanced", "N", 1_377_300, 194_572_704, 1_056_090_240),
+            ("balanced", "T", 2_896_464, 394_494_592, 2_140_881_408),
+            ("balanced", "S", 6_368_304, 993_610_944, 5_310_736_896),
+        ],
+    ),
 )
 def test_size_of_every_preset(preset, variant, params, macs, macs_512):
     model = classifier_of(variant, preset=preset, op_form="reference")
@@ -57,7 +61,8 @@ def test_default_preset_is_fit_all_which_is_fit_ts_but_for_n():
 
 
 @pytest.mark.parametrize(
-    ("variant", "params"), [("N", 1_237_656), ("T", 3_086_304), ("S", 6_803_400)]
+    ("variant", "params"),
+    slow_but(1, [("N", 1_237_656), ("T", 3_086_304), ("S", 6_803_400)]),
 )
 def test_size_when_deployed(variant, params):
     assert num_params(shapes_of(classifier_of(variant, deploy=True))) == params
@@ -87,11 +92,13 @@ ABLATIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "params", "macs"), ABLATIONS, ids=str)
 def test_size_of_every_ablation(options, params, macs):
     assert counts("T", preset="balanced", **options) == (params, macs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [0, 5, 8], ids=lambda row: str(ABLATIONS[row][0]))
 def test_presets_differ_by_the_same_in_every_ablation(row):
     options, params, macs = ABLATIONS[row]

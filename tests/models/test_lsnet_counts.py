@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import lsnet_cases as cases
 import pytest
+from sizes import slow_but
 
 from lvb.analysis import flops
 from lvb.models import lsnet, lsnet_blocks
@@ -63,7 +64,7 @@ ABLATIONS = [
 ]
 
 
-@pytest.mark.parametrize("name", PARAMS)
+@pytest.mark.parametrize("name", slow_but(1, PARAMS))
 def test_parameters_are_exact(name):
     found = tuple(
         cases.count(
@@ -81,7 +82,7 @@ def test_parameters_are_exact(name):
     assert found == PARAMS[name]
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", slow_but(1, PARTS))
 def test_each_part_has_its_share(name):
     parts = ["stem", "stage1", "stage2", "stage3", "stage4"]
     for form, deploy in enumerate((False, True)):
@@ -92,7 +93,7 @@ def test_each_part_has_its_share(name):
         assert found == [part[form] for part in PARTS[name]]
 
 
-@pytest.mark.parametrize("name", MACS)
+@pytest.mark.parametrize("name", slow_but(1, MACS))
 def test_multiply_adds_at_224_and_512(name):
     options = dict(deploy=True, op_form="reference")
     model = cases.build(cases.variant(name, **options), num_classes=1000)
@@ -100,7 +101,7 @@ def test_multiply_adds_at_224_and_512(name):
     assert round(cases.macs(model, 512) / 1e9, 3) == MACS[name][1]
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", slow_but(1, PARTS))
 def test_multiply_adds_of_each_part(name):
     """Networks cut after a part: what the next one adds."""
     fields = lsnet.VARIANTS[name]
@@ -141,6 +142,7 @@ def test_multiply_adds_of_each_part(name):
     assert found == [part[2] for part in PARTS[name][:-1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "params", "fused", "published"), ABLATIONS)
 def test_ablations_of_tables_5_7_and_8(options, params, fused, published):
     deployed = cases.build(
@@ -154,6 +156,7 @@ def test_ablations_of_tables_5_7_and_8(options, params, fused, published):
         assert cases.count(cases.shapes(deployed)["params"]) == fused
 
 
+@pytest.mark.slow
 def test_without_the_rep_branch_lsnet_b_has_the_logged_count():
     model = cases.build(
         cases.variant("B", rep_branch=False), num_classes=1000, distilled=True
