@@ -129,20 +129,20 @@ def mixup_or_cutmix(
       Mixed images, the type of `images`, and targets, float32, rows summing to 1.
 
     Raises:
-      ValueError: for integer images, or a batch that the groups do not divide.
+      ValueError: for integer images, or a batch to mix that the groups do not divide.
     """
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             f"mixup_or_cutmix: images are {images.dtype}; normalise them first."
         )
+    if prob <= 0 or (mixup_alpha <= 0 and cutmix_alpha <= 0):
+        return images, targets.astype(jnp.float32)
     batch_size, height, width, channels = images.shape
     if num_groups < 1 or batch_size % num_groups:
         raise ValueError(
             f"mixup_or_cutmix: a batch of {batch_size} does not split into "
             f"num_groups={num_groups} equal groups; use a divisor of the batch."
         )
-    if mixup_alpha <= 0 and cutmix_alpha <= 0:
-        return images, targets.astype(jnp.float32)
 
     def mix_group(
         key: jax.Array, images: jax.Array, targets: jax.Array

@@ -188,9 +188,14 @@ def test_bfloat16_images_keep_their_type(batch):
     assert (mixed.dtype, targets.dtype) == (jnp.bfloat16, jnp.float32)
 
 
-def test_off_changes_nothing(batch):
+@pytest.mark.parametrize(
+    "off", [dict(mixup_alpha=0.0, cutmix_alpha=0.0), dict(prob=0.0)], ids=str
+)
+def test_off_changes_nothing(batch, off):
+    # Nor need the batch split into the groups of the recipe.
+    options = {**RECIPE, "num_groups": 3, **off}
     mixed, targets = mixup.mixup_or_cutmix(
-        jax.random.key(0), batch[0], targets=batch[1], mixup_alpha=0.0, cutmix_alpha=0.0
+        jax.random.key(0), batch[0], targets=batch[1], **options
     )
     assert mixed is batch[0]
     np.testing.assert_array_equal(targets, batch[1])
