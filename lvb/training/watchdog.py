@@ -23,6 +23,8 @@ _TOPIC = "lvb/watchdog"
 START_PATIENCE = 10.0
 # Signs of life within the timeout; few enough for the store of a large pod.
 _SIGNS, _LONGEST_INTERVAL = 20, 5.0
+# Share of the timeout within which a host must have given a sign to pass for alive.
+_FRESH = 0.25
 
 RUNNING, DONE, LEFT, FAILED = "running", "done", "left", "failed"
 
@@ -109,6 +111,8 @@ def _find_stuck(sightings: Sequence[Sighting], *, timeout: float) -> Verdict | N
     first = next(iter(behind.values())).sign
     if still <= timeout * first.patience:
         return None
+    if max(seen.silent for seen in behind.values()) > timeout * _FRESH:
+        return None  # Stuck or dead? Its silence will have lasted long enough soon.
     names = " and ".join(_host(index, seen.sign) for index, seen in behind.items())
     where = (
         f"alive but stuck in {first.doing} for {still:.0f} s, and the others wait"

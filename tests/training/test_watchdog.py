@@ -64,6 +64,17 @@ def test_the_one_that_the_others_wait_for_is_stuck():
     assert verdict.reason.startswith("host 1 (b) is alive but stuck in step 5 for 30 s")
 
 
+@pytest.mark.parametrize("ticks", [5, 7])
+def test_a_host_that_died_between_two_signs_is_not_called_stuck(ticks):
+    """Its last tick was seen before its last sign of life."""
+    ahead = seen(ticks=ticks, still=10.4)
+    dying = seen("b", silent=9.8, still=10.4)
+    assert watchdog.judge([ahead, dying], timeout=TIMEOUT) is None
+    dead = dying._replace(silent=10.1, still=10.7)
+    verdict = watchdog.judge([ahead, dead], timeout=TIMEOUT)
+    assert "host 1 (b) has given no sign of life" in verdict.reason
+
+
 def test_hosts_that_wait_for_one_another_are_all_named():
     sightings = [seen(still=12.0), seen("b", still=11.0)]
     verdict = watchdog.judge(sightings, timeout=TIMEOUT)
