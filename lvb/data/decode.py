@@ -11,7 +11,7 @@ Choices that move pixels:
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 # Formats by content, not by name. Pillow's other readers are left out: some start
 # programs (EPS), and none belongs to a data set of photographs.
@@ -83,6 +83,9 @@ def _from_pixels(pixels: np.ndarray) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     """Applies the EXIF orientation; unreadable EXIF counts as none."""
     try:
+        # Most pictures stand upright already, and Pillow would copy each of them.
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image
         return ImageOps.exif_transpose(image)
     except Exception:
         # The pixels are whole and the metadata is not: keep the pixels as stored.

@@ -4,6 +4,7 @@ Everything here is a pure function of the seed and of the row's position in the 
 stream of examples, so any worker process on any host can make any row.
 """
 
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,6 +94,20 @@ class _Picture(NamedTuple):
     broken: bool
 
 
+class _Recent(threading.local):
+    """The draw that a thread decoded last, and its picture.
+
+    Threads make whole batches, several at a time: each would push another's picture out
+    of a common place, and decode every copy anew.
+    """
+
+    draw = -1
+    picture: _Picture
+
+    def __reduce__(self) -> tuple[type["_Recent"], tuple[()]]:
+        return _Recent, ()  # Another process starts without.
+
+
 class TrainRows:
     """Makes this host's rows of the training stream.
 
@@ -123,7 +138,7 @@ class TrainRows:
         self._order = EpochOrder(len(source), seed=seed)
         self._seed = seed
         self._repeats = repeats
-        self._recent: tuple[int, _Picture] | None = None
+        self._recent = _Recent()
 
     def __call__(self, row: int) -> Row:
         position = self._rows.position(row)
@@ -137,15 +152,13 @@ class TrainRows:
             "broken": np.bool_(picture.broken),
         }
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recent": None}
-
     def _picture(self, draw: int) -> _Picture:
         """Decodes the picture of a draw, once for all its copies."""
         recent = self._recent
-        if recent is None or recent[0] != draw:
-            recent = self._recent = (draw, self._load_or_replace(draw))
-        return recent[1]
+        if recent.draw != draw:
+            recent.picture = self._load_or_replace(draw)
+            recent.draw = draw
+        return recent.picture
 
     def _load_or_replace(self, draw: int) -> _Picture:
         drawn = self._order[draw]

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lvb.data import decode
 
@@ -104,6 +104,18 @@ def test_exif_orientation_is_applied(picture, orientation, turn):
     exif[0x0112] = orientation
     data = encode(picture, "PNG", exif=exif)
     np.testing.assert_array_equal(pixels(data), turn(np.asarray(picture)))
+
+
+@pytest.mark.parametrize("orientation", [None, *range(10), 0xFFFF])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_upright_pictures_without_a_copy_equal_pillows(picture, format, orientation):
+    """The way without a copy against the one that always copies."""
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    data = encode(picture, format, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(pixels(data), np.asarray(expected))
 
 
 def test_unreadable_exif_keeps_the_pixels(picture):

@@ -1,4 +1,5 @@
 import pickle
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -135,6 +136,20 @@ def test_repeats_fill_rows_side_by_side_and_read_once():
     assert source.reads == 18
     again = pickle.loads(pickle.dumps(rows))
     assert int(again(7)["index"]) == found[7]
+
+
+def test_threads_that_make_batches_side_by_side_read_once_each():
+    """Two threads take turns in the middle of their pictures' copies."""
+    source = Counted(levels(9))
+    rows = train_rows(source, repeats=4)
+    with (
+        futures.ThreadPoolExecutor(1) as first,
+        futures.ThreadPoolExecutor(1) as second,
+    ):
+        for column in range(4):
+            first.submit(rows, column).result()
+            second.submit(rows, 4 + column).result()
+    assert source.reads == 2
 
 
 def test_every_copy_of_a_broken_image_is_replaced():
