@@ -3,16 +3,17 @@
     y[b, i, j, c] = sum_{u, v} kernel[u, v, c] x[b, s i + u - p, s j + v - p, c]
 
 XLA:CPU runs this sum 25 to 50 times faster than its own grouped convolution. Plain
-differentiation of it is slow again, for two reasons, which the rule here avoids on maps
-of 14 x 14 and more:
+differentiation of it is slow again, for two reasons, which the rule here avoids:
 
 - the gradient with respect to x adds up one padded copy of dy per tap; for kernels of
-  5 x 5 and more it is computed as the same convolution with the kernel turned around;
+  5 x 5 and more it is computed as the same convolution with the kernel turned around
+  ("turned");
 - the gradient with respect to a tap is a reduction over a *shifted* product, which
   does not vectorise; here rows are first added elementwise, and a product with ones
-  finishes.
+  finishes ("rows").
 
-On small maps the program that this makes costs more to compile than it saves.
+For fewer positions the program that this makes costs more to compile than it saves.
+`python -m lvb.benchmark --operators` measures what `choose_gradient` picks from.
 """
 
 import functools
@@ -22,56 +23,115 @@ import jax.numpy as jnp
 from jax import lax
 
 Pair = tuple[int, int]
-_LARGE_MAP = 14 * 14  # Positions from which the explicit gradient is used; measured.
-_LARGE_KERNEL = 5  # Side from which dx is a convolution; measured: 3 is slower.
+
+# "autodiff" differentiates the sum; "rows" adds rows first for the kernel's gradient;
+# "turned" does that, and convolves dy with the turned kernel for the input's.
+GRADIENTS = ("autodiff", "rows", "turned")
+# From which the explicit gradient is used: positions of a map, and of a batch of maps.
+_LARGE_MAP, _MANY_POSITIONS = 7 * 7, 512
+_LARGE_KERNEL = 5  # Side from which dx is a convolution; measured: 3 gains nothing.
 
 
 def depthwise_shift(
-    x: jax.Array, kernel: jax.Array, *, strides: int = 1, padding: Pair = (0, 0)
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    strides: int = 1,
+    padding: Pair = (0, 0),
+    gradient: str = "auto",
 ) -> jax.Array:
     """Depthwise convolution with symmetric zero padding.
 
-    Reverse-mode differentiation only, on maps of 14 x 14 and more.
+    Reverse-mode differentiation only, unless the gradient is "autodiff".
 
     Args:
       x: (B, H, W, C).
       kernel: (kh, kw, 1, C).
       strides: of both axes.
       padding: zeros on each side, (rows, columns).
+      gradient: one of `GRADIENTS`, all equal; "auto" is what `choose_gradient` says.
 
     Returns:
       (B, H', W', C) with H' = (H + 2 p - kh) // s + 1.
+
+    Raises:
+      ValueError: if the gradient is unknown, or "turned" with strides.
     """
-    rows = (x.shape[1] + 2 * padding[0] - kernel.shape[0]) // strides + 1
-    columns = (x.shape[2] + 2 * padding[1] - kernel.shape[1]) // strides + 1
-    if rows * columns < _LARGE_MAP:
+    if gradient == "auto":
+        gradient = choose_gradient(
+            x.shape, kernel.shape, strides=strides, padding=padding
+        )
+    if gradient not in GRADIENTS or (gradient == "turned" and strides > 1):
+        raise ValueError(
+            f"depthwise: gradient={gradient!r} is unknown, or has no form for strides="
+            f"{strides}; use one of {', '.join(GRADIENTS[:2])}."
+        )
+    if gradient == "autodiff":
         return _row_tree(x, kernel, strides, padding)
-    return _depthwise(x, kernel, strides, padding)
+    return _depthwise(x, kernel, strides, padding, gradient)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def choose_gradient(
+    shape: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    *,
+    strides: int,
+    padding: Pair,
+) -> str:
+    """The gradient that XLA:CPU computes fastest, as measured.
+
+    Args:
+      shape: of x, (B, H, W, C).
+      kernel_shape: (kh, kw, 1, C).
+      strides: of both axes.
+      padding: zeros on each side.
+
+    Returns:
+      One of `GRADIENTS`.
+    """
+    rows = (shape[1] + 2 * padding[0] - kernel_shape[0]) // strides + 1
+    columns = (shape[2] + 2 * padding[1] - kernel_shape[1]) // strides + 1
+    positions = rows * columns
+    if positions < _LARGE_MAP or shape[0] * positions < _MANY_POSITIONS:
+        return "autodiff"
+    if strides == 1 and min(kernel_shape[:2]) >= _LARGE_KERNEL:
+        return "turned"
+    return "rows"
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _depthwise(
-    x: jax.Array, kernel: jax.Array, strides: int, padding: Pair
+    x: jax.Array, kernel: jax.Array, strides: int, padding: Pair, gradient: str
 ) -> jax.Array:
+    del gradient
     return _row_tree(x, kernel, strides, padding)
 
 
 def _forward(
-    x: jax.Array, kernel: jax.Array, strides: int, padding: Pair
+    x: jax.Array, kernel: jax.Array, strides: int, padding: Pair, gradient: str
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    del gradient
     return _row_tree(x, kernel, strides, padding), (x, kernel)
 
 
 def _backward(
     strides: int,
     padding: Pair,
+    gradient: str,
     residuals: tuple[jax.Array, jax.Array],
     dy: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    return _input_gradient(x, kernel, dy, strides, padding), _kernel_gradient(
-        x, kernel, dy, strides, padding
-    )
+    if gradient == "turned":
+        height, width = kernel.shape[:2]
+        opposite = (height - 1 - padding[0], width - 1 - padding[1])
+        dx = _row_tree(dy, kernel[::-1, ::-1], 1, opposite)
+    else:
+        transpose = jax.linear_transpose(
+            lambda inputs: _row_tree(inputs, kernel, strides, padding), x
+        )
+        (dx,) = transpose(dy)
+    return dx, _kernel_gradient(x, kernel, dy, strides, padding)
 
 
 _depthwise.defvjp(_forward, _backward)
@@ -93,19 +153,6 @@ def _row_tree(
         )
         for u in range(height)
     )
-
-
-def _input_gradient(
-    x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: int, padding: Pair
-) -> jax.Array:
-    height, width = kernel.shape[:2]
-    if strides == 1 and min(height, width) >= _LARGE_KERNEL:
-        opposite = (height - 1 - padding[0], width - 1 - padding[1])
-        return _row_tree(dy, kernel[::-1, ::-1], 1, opposite)
-    transpose = jax.linear_transpose(
-        lambda inputs: _row_tree(inputs, kernel, strides, padding), x
-    )
-    return transpose(dy)[0]
 
 
 def _kernel_gradient(

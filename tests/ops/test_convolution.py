@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 from reference import convolution as reference
 
-from lvb.ops import convolution, forms
+from lvb.ops import convolution, depthwise, forms
 
 # (map, channels, features, kernel, strides, padding, groups)
 CASES = {
@@ -17,7 +17,6 @@ CASES = {
     "depthwise 3x3 s2, even map": ((6, 8), 4, 4, (3, 3), 2, (1, 1), 4),
     "depthwise 3x3 s2, odd map": ((7, 5), 4, 4, (3, 3), 2, (1, 1), 4),
     "depthwise 7x7 on 4x4": ((4, 4), 2, 2, (7, 7), 1, (3, 3), 2),
-    # From 14 x 14 on the gradient is explicit.
     "depthwise 3x3, large": ((14, 15), 2, 2, (3, 3), 1, (1, 1), 2),
     "depthwise 3x3 s2, large": ((29, 28), 2, 2, (3, 3), 2, (1, 1), 2),
     "depthwise 7x7, large": ((16, 13), 2, 2, (7, 7), 1, (3, 3), 2),
@@ -72,6 +71,61 @@ def test_forms_have_equal_gradients(case):
             strict=True,
         ):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("case", "gradient"),
+    [
+        ("depthwise 3x3", "rows"),
+        ("depthwise 3x3", "turned"),
+        ("depthwise 5x5, 17 rows", "rows"),
+        ("depthwise 5x5, 17 rows", "turned"),
+        ("depthwise 3x3 s2, large", "rows"),
+        ("depthwise 7x7, large", "turned"),
+    ],
+)
+def test_every_gradient_of_the_depthwise_form_is_equal(case, gradient):
+    x, weights, options = draw(case)
+    del options["groups"]
+    with jax.enable_x64(True):
+        args = jnp.asarray(x), jnp.asarray(weights)
+
+        def loss(gradient):
+            return lambda x, w: jnp.sum(
+                jnp.sin(depthwise.depthwise_shift(x, w, gradient=gradient, **options))
+            )
+
+        for ours, theirs in zip(
+            jax.grad(loss(gradient), (0, 1))(*args),
+            jax.grad(loss("autodiff"), (0, 1))(*args),
+            strict=True,
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "strides", "expected"),
+    [
+        ((512, 6, 8), 3, 1, "autodiff"),  # Small maps.
+        ((10, 7, 7), 3, 1, "autodiff"),  # Few of them.
+        ((11, 7, 7), 3, 1, "rows"),
+        ((16, 7, 7), 7, 1, "turned"),
+        ((11, 14, 14), 5, 2, "rows"),
+    ],
+)
+def test_gradient_follows_map_and_kernel(shape, kernel, strides, expected):
+    padding = (kernel // 2,) * 2
+    found = depthwise.choose_gradient(
+        (*shape, 8), (kernel, kernel, 1, 8), strides=strides, padding=padding
+    )
+    assert found == expected
+
+
+def test_turned_gradient_has_no_form_for_strides():
+    x, weights, options = draw("depthwise 3x3 s2, even map")
+    del options["groups"]
+    with pytest.raises(ValueError, match="no form for strides=2; use one of autodiff"):
+        depthwise.depthwise_shift(x, weights, gradient="turned", **options)
 
 
 def test_cpu_shifts_and_other_backends_do_not(monkeypatch):
