@@ -1,21 +1,37 @@
-r"""Measures models: how large they are.
+r"""Measures models: how large they are, and how fast.
 
-python -m lvb.benchmark --table                  # the 15 models beside the papers
-python -m lvb.benchmark --table --rows all       # and every ablation row
-python -m lvb.benchmark --table --out results    # also results/counts.{json,md}
+    python -m lvb.benchmark --table               # the 15 models beside the papers
+    python -m lvb.benchmark --table --rows all    # and every ablation row
+    python -m lvb.benchmark --latency --models lsnet_t,fvnet_t --batch_sizes 1,16
+    python -m lvb.benchmark --latency --models lsnet_t --mode train --batch_sizes 16
+    python -m lvb.benchmark --latency --roofline  # beside what the machine can do
+    python -m lvb.benchmark --operators           # forms of the operators
+    python -m lvb.benchmark --input               # images per second of the input
+
+Each kind has flags of its own: `--latency --help` lists those of `--latency`. `--out D`
+writes a JSON and a Markdown file. Beside PyTorch: `scripts/compare_torch.py`.
 """
 
 import argparse
+import importlib
 import json
 import pathlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 from lvb import api
 from lvb.analysis import markdown, paper_tables
 from lvb.training import process
 
+# What can be measured: a module of `add_flags(parser)` and `run(args)` for each kind.
+_KINDS = {
+    "table": __name__,
+    "latency": "lvb.latency",
+    "operators": "lvb.operators",
+    "input": "lvb.input_speed",
+}
 _ROW_SETS = {
     "variants": paper_tables.VARIANTS,
     "large": paper_tables.LARGE_IMAGES,
@@ -121,33 +137,71 @@ def _percent(error: float | None) -> str:
     return "" if error is None else f"{100 * error:+.1f} %"
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The flags of the command."""
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `--table`."""
+    add = parser.add_argument
+    add("--rows", default="variants", choices=tuple(_ROW_SETS), help="of the table")
+    add("--out", help="folder for counts.json and counts.md")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table; returns the exit code."""
+    print_table(_ROW_SETS[args.rows], args.out)
+    return process.DONE
+
+
+def make_parser(kind: str | None) -> argparse.ArgumentParser:
+    """The flags of the command.
+
+    Args:
+      kind: a key of `_KINDS`, whose own flags are added, or None.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m lvb.benchmark",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("--table", action="store_true", help="parameters and multiply-adds")
-    add("--rows", default="variants", choices=tuple(_ROW_SETS), help="of --table")
-    add("--out", help="folder for counts.json and counts.md")
+    kinds = parser.add_argument_group("what to measure")
+    for name in _KINDS:
+        kinds.add_argument(f"--{name}", action="store_true")
+    if kind is not None:
+        _module(kind).add_flags(parser)
     return parser
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measures what the flags ask for; returns the exit code."""
-    if not args.table:
-        raise ValueError("say what to measure: --table.")
-    print_table(_ROW_SETS[args.rows], args.out)
-    return process.DONE
+def _chosen(argv: Sequence[str]) -> str | None:
+    """The kind that a command line names.
+
+    Raises:
+      ValueError: if it names several, or none and does not ask for help.
+    """
+    kinds = [name for name in _KINDS if f"--{name}" in argv]
+    if len(kinds) == 1:
+        return kinds[0]
+    if not kinds and {"-h", "--help"} & set(argv):
+        return None
+    words = ", ".join(f"--{name}" for name in _KINDS)
+    raise ValueError(f"say what to measure, one of {words}; this names {len(kinds)}.")
+
+
+def _module(kind: str) -> ModuleType:
+    """What measures a kind; only that is imported."""
+    if kind == "table":  # This file, whether imported or run.
+        return sys.modules[__name__]
+    return importlib.import_module(_KINDS[kind])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line, runs the command and returns the exit code."""
-    args = make_parser().parse_args(argv)
-    return process.run(lambda: run(args), name="lvb.benchmark")
+    argv = sys.argv[1:] if argv is None else argv
+
+    def work() -> int:
+        kind = _chosen(argv)
+        args = make_parser(kind).parse_args(argv)
+        return _module(kind).run(args)
+
+    return process.run(work, name="lvb.benchmark")
 
 
 if __name__ == "__main__":

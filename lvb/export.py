@@ -2,6 +2,7 @@ r"""Exports a trained classifier for deployment.
 
     python -m lvb.export --checkpoint runs/quickstart --format stablehlo,onnx --out D
     python -m lvb.export --checkpoint W --input uint8 --images photos --out D
+    python -m lvb.export --model all --format stablehlo,onnx --out D   # random weights
     python -m lvb.export --certify D/model.onnx
 
 The network is fused; its batch is free. Beside each file lie its certificate (input,
@@ -14,19 +15,28 @@ import argparse
 import json
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from lvb import api
+from lvb import api, random_weights
 from lvb.data import decode, transforms
 from lvb.ops import preprocess
 from lvb.training import exported, exporting, process, weights
 
 _NUM_IMAGES = 16
 _SUFFIXES = (".jpg", ".jpeg", ".png")
+# Of a model without a checkpoint: the papers' evaluation on ImageNet.
+_PREPROCESSING = {
+    "size": 224,
+    "channels": 3,
+    "crop_ratio": 0.875,
+    "interpolation": "bicubic",
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+}
 
 
 def export_checkpoint(
@@ -54,39 +64,108 @@ def export_checkpoint(
     Raises:
       ValueError: if something does not fit, in one sentence.
     """
+    notes, variables = weights.load_checkpoint(path, weights=which_weights)
+    return export_variables(
+        notes,
+        variables,
+        out,
+        formats=formats,
+        input_dtype=input_dtype,
+        images=images,
+    )
+
+
+def export_random(
+    names: Sequence[str], out: pathlib.Path, **options: Any
+) -> dict[str, dict[str, Any]]:
+    """Exports models with random weights, to try a runtime before there are others.
+
+    Args:
+      names: of models.
+      out: folder of the files.
+      **options: as for `export_variables`.
+
+    Returns:
+      Certificates by file name.
+    """
+    certificates = {}
+    for name in names:
+        model = {"name": name, "num_classes": 1000}
+        notes = {
+            "model": model,
+            "preprocessing": _PREPROCESSING,
+            "class_names": [],
+        }
+        network = api.create_model(**model)
+        variables = random_weights.random_variables(network)
+        variables = random_weights.calibrated(network, variables)
+        certificates |= export_variables(notes, variables, out, **options)
+    return certificates
+
+
+def export_variables(
+    notes: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    out: pathlib.Path,
+    *,
+    formats: Sequence[str],
+    input_dtype: str,
+    images: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Exports a model and certifies each file.
+
+    Args:
+      notes: "model", "preprocessing" and "class_names" of a checkpoint.
+      variables: of the model in training form.
+      out: folder of the files, named after the model.
+      formats: of "stablehlo" and "onnx".
+      input_dtype: "float32" takes normalised images, "uint8" pixels.
+      images: folder of photographs for the certificate, or None for noise.
+
+    Returns:
+      Certificates by file name.
+
+    Raises:
+      ValueError: if something does not fit, in one sentence.
+    """
     unknown = sorted(set(formats) - set(exporting.FORMATS))
     if unknown:
         raise ValueError(
             f"--format={','.join(unknown)} is unknown; use one or more of "
             f"{', '.join(exporting.FORMATS)}."
         )
-    notes, variables = weights.load_checkpoint(path, weights=which_weights)
     preprocessing = notes["preprocessing"]
     shape = image_shape(preprocessing)
-    pixels = sample_pixels(images, preprocessing)
-    sample = np.asarray(normalise(pixels, preprocessing))
-    name = notes["model"]["name"]
+    inputs = sample_pixels(images, preprocessing)
+    if input_dtype != "uint8":
+        inputs = np.asarray(normalise(inputs, preprocessing))
+
+    def fused(form: str) -> Callable[[jax.Array], jax.Array]:
+        """The function of a file, in an operator form."""
+        model = api.create_model(**{**notes["model"], "op_form": form})
+        model, deployed = api.fuse(model, variables)
+
+        def logits_of(x: jax.Array) -> jax.Array:
+            if input_dtype == "uint8":
+                x = normalise(x, preprocessing)
+            return model.apply(deployed, x, train=False)
+
+        return logits_of
+
+    ours = fused("auto")
+    logits = np.asarray(jax.jit(ours)(inputs), np.float32)
     certificates = {}
     for kind in formats:
         # XLA shifts and adds on CPU; ONNX runtimes have depthwise kernels.
-        form = "reference" if kind == "onnx" else "auto"
-        model = api.create_model(**{**notes["model"], "op_form": form})
-        model, fused = api.fuse(model, variables)
-
-        def logits_of(x: jax.Array, model: Any = model, fused: Any = fused) -> Any:
-            if input_dtype == "uint8":
-                x = normalise(x, preprocessing)
-            return model.apply(fused, x, train=False)
-
+        logits_of = fused("reference") if kind == "onnx" else ours
         convert = exporting.to_onnx if kind == "onnx" else exporting.to_stablehlo
         export = convert(logits_of, image_shape=shape, dtype=input_dtype)
-        inputs = pixels if input_dtype == "uint8" else sample
-        file = out / f"{name}.{kind}"
+        file = out / f"{notes['model']['name']}.{kind}"
         exporting.write(
             file,
             export,
             images=inputs,
-            logits=np.asarray(jax.jit(logits_of)(inputs), np.float32),
+            logits=logits,
             notes={
                 "model": notes["model"],
                 "preprocessing": preprocessing,
@@ -160,6 +239,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--checkpoint", help="workdir or checkpoint folder")
+    add("--model", help="names with commas, or all: with random weights instead")
     add("--out", help="folder to write to")
     formats = ", ".join(exporting.FORMATS)
     add("--format", default="stablehlo", help=f"one or more of {formats}, with commas")
@@ -185,17 +265,21 @@ def run(args: argparse.Namespace) -> int:
     if args.certify:
         path = pathlib.Path(args.certify)
         certificates = {path.name: certify_file(path)}
-    elif args.checkpoint and args.out:
-        certificates = export_checkpoint(
-            args.checkpoint,
-            pathlib.Path(args.out),
-            formats=args.format.split(","),
-            input_dtype=args.input,
-            images=args.images,
-            which_weights=args.weights,
+    elif args.out and bool(args.checkpoint) != bool(args.model):
+        options = dict(
+            formats=args.format.split(","), input_dtype=args.input, images=args.images
         )
+        out = pathlib.Path(args.out)
+        if args.model:
+            every = args.model == "all"
+            names = api.list_models() if every else args.model.split(",")
+            certificates = export_random(names, out, **options)
+        else:
+            certificates = export_checkpoint(
+                args.checkpoint, out, which_weights=args.weights, **options
+            )
     else:
-        raise ValueError("give --checkpoint and --out, or --certify.")
+        raise ValueError("give --checkpoint or --model, and --out; or --certify.")
     for name, certificate in certificates.items():
         shown = {
             key: certificate[key]

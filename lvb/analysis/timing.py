@@ -23,7 +23,7 @@ def interleave(
     *,
     rounds: int,
     warmup: int = 2,
-    calls: int = 1,
+    calls: int | Mapping[str, int] = 1,
 ) -> dict[str, list[float]]:
     """Times functions in turns: A, B, C, A, B, C, ...
 
@@ -33,7 +33,7 @@ def interleave(
       contenders: functions without arguments by name. What they return is waited for.
       rounds: measured turns of each.
       warmup: turns of each before the first measured one.
-      calls: calls per turn; their mean counts as one measurement.
+      calls: calls per turn, of all or of each; their mean counts as one measurement.
 
     Returns:
       Seconds per call of every measured turn, by name.
@@ -46,12 +46,33 @@ def interleave(
     for turn in range(rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            start = time.perf_counter()
-            for _ in range(calls):
-                result = contenders[name]()
-            jax.block_until_ready(result)
-            times[name].append((time.perf_counter() - start) / calls)
+            number = calls if isinstance(calls, int) else calls[name]
+            times[name].append(_seconds(contenders[name], number))
     return times
+
+
+def calls_per_turn(
+    contenders: Mapping[str, Callable[[], Any]], *, seconds: float
+) -> dict[str, int]:
+    """How often each may be called in a turn of some length, once at least.
+
+    Args:
+      contenders: as for `interleave`; each is called twice.
+      seconds: length of a turn.
+    """
+    return {
+        name: max(1, int(seconds / min(_seconds(call, 1) for _ in range(2))))
+        for name, call in contenders.items()
+    }
+
+
+def _seconds(call: Callable[[], Any], number: int) -> float:
+    """Seconds per call of so many calls in a row."""
+    start = time.perf_counter()
+    for _ in range(number):
+        result = call()
+    jax.block_until_ready(result)
+    return (time.perf_counter() - start) / number
 
 
 def summarise(seconds: Sequence[float]) -> Timing:

@@ -24,12 +24,14 @@ class CompiledStep(NamedTuple):
       trace_seconds: time to trace and lower.
       compile_seconds: time to compile, or to load from the cache.
       cached: whether it came from the persistent cache.
+      lower_seconds: what lowering took of `trace_seconds`.
     """
 
     call: Callable[..., Any]
     trace_seconds: float
     compile_seconds: float
     cached: bool
+    lower_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -64,15 +66,18 @@ def compile_step(
     )
     hits = _CacheHits()
     start = time.perf_counter()
-    lowered = jitted.lower(*args)
-    traced = time.perf_counter()
+    traced = jitted.trace(*args)
+    lowering = time.perf_counter()
+    lowered = traced.lower()
+    compiling = time.perf_counter()
     with hits:
         compiled = lowered.compile()
     return CompiledStep(
         call=compiled,
-        trace_seconds=traced - start,
-        compile_seconds=time.perf_counter() - traced,
+        trace_seconds=compiling - start,
+        compile_seconds=time.perf_counter() - compiling,
         cached=hits.count > 0,
+        lower_seconds=compiling - lowering,
     )
 
 

@@ -18,6 +18,29 @@ def test_contenders_take_turns_and_the_first_changes():
     assert min(min(values) for values in times.values()) >= 0
 
 
+def test_each_contender_may_have_a_number_of_calls():
+    calls = []
+    timing.interleave(
+        {name: lambda name=name: calls.append(name) for name in "ab"},
+        rounds=1,
+        warmup=0,
+        calls={"a": 3, "b": 1},
+    )
+    assert "".join(calls) == "aaab"
+
+
+def test_short_calls_are_repeated(monkeypatch):
+    clock = iter([0.0, 0.5, 0.5, 0.75])  # Two calls: 0.5 and 0.25 seconds.
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    assert timing.calls_per_turn({"a": lambda: None}, seconds=1.1) == {"a": 4}
+
+
+def test_long_calls_happen_once(monkeypatch):
+    clock = iter([0.0, 5.0, 5.0, 10.0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    assert timing.calls_per_turn({"a": lambda: None}, seconds=1.0) == {"a": 1}
+
+
 def test_summary_of_known_values():
     summary = timing.summarise([3.0, 1.0, 2.0, 4.0, 100.0])
     assert summary.median == 3.0

@@ -1,0 +1,199 @@
+"""`python -m lvb.benchmark --operators`: is the chosen form the fastest?"""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from lvb import api
+from lvb.analysis import machine, markdown, memory_forms, operator_forms
+from lvb.models import lsnet
+from lvb.training import compilation, process, provenance
+
+OPERATORS = ("depthwise", "grouped", "aggregation", "memory")
+_MODELS = "lsnet_t,fvnet_t,convneur_m1,fmvit_t"
+_TOLERANCE = 1.05  # Of the chosen form's time over the best one's.
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `--operators`."""
+    add = parser.add_argument
+    add("--only", default="all", help=f"some of {', '.join(OPERATORS)}, with commas")
+    add("--models", default=_MODELS, help="whose shapes to measure, with commas")
+    add("--batch_sizes", default="1,16", help="images per call, with commas")
+    add("--image_size", type=int, default=224, help="side in pixels")
+    add("--rounds", type=int, default=20, help="measured turns of each form")
+    add("--warmup", type=int, default=3, help="turns before the first measured one")
+    add("--threads", type=int, default=0, help="cores to use; 0 is all")
+    add("--cache", default="default", help="folder of compiled programs; '' is none")
+    add("--out", help="folder for operators.json and operators.md")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures, prints the table and writes the files; returns the exit code."""
+    only = OPERATORS if args.only == "all" else tuple(args.only.split(","))
+    unknown = sorted(set(only) - set(OPERATORS))
+    if unknown:
+        raise ValueError(
+            f"--only: {unknown[0]!r} is unknown; use some of {', '.join(OPERATORS)}."
+        )
+    machine.pin(args.threads)
+    compilation.enable_cache(args.cache)
+    batches = [int(size) for size in args.batch_sizes.split(",")]
+    records = []
+    for case in cases(
+        args.models.split(","),
+        batch_sizes=batches,
+        image_size=args.image_size,
+        only=only,
+    ):
+        found = operator_forms.measure(case, rounds=args.rounds, warmup=args.warmup)
+        for record in found:
+            print(_line(record), flush=True)
+        records += found
+    result = {
+        "machine": machine.describe(),
+        "commit": provenance.commit(),
+        "rounds": args.rounds,
+        "warmup": args.warmup,
+        "rows": records,
+    }
+    text = report(result)
+    print(text)
+    if args.out:
+        folder = pathlib.Path(args.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "operators.json").write_text(json.dumps(result, indent=1) + "\n")
+        (folder / "operators.md").write_text(text + "\n")
+    return process.DONE
+
+
+def cases(
+    models: Sequence[str],
+    *,
+    batch_sizes: Sequence[int],
+    image_size: int,
+    only: Sequence[str],
+) -> Iterator[operator_forms.Case]:
+    """The cases that networks consist of, each shape once.
+
+    Args:
+      models: names.
+      batch_sizes: images per call.
+      image_size: side, in pixels.
+      only: some of `OPERATORS`.
+    """
+    for batch in batch_sizes:
+        uses = {
+            use: None  # A dict keeps their order.
+            for name in models
+            for use in convolutions(name, batch_size=batch, image_size=image_size)
+        }
+        for use in uses:
+            kind = "depthwise" if use.groups == use.shape[-1] else "grouped"
+            if kind in only:
+                yield operator_forms.convolution_case(use)
+        if "aggregation" in only:
+            for shape, kernels in aggregations(models, batch, image_size):
+                yield operator_forms.aggregation_case(shape, kernels)
+        if "memory" in only:
+            yield from memory_forms.cases(batch)
+
+
+def convolutions(
+    name: str, *, batch_size: int, image_size: int
+) -> list[operator_forms.Convolution]:
+    """The grouped convolutions of a fused model, read off its jaxpr."""
+    images = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.float32)
+    model = api.create_model(name, op_form="reference", deploy=True)
+    shapes = jax.eval_shape(
+        lambda x: model.init(jax.random.key(0), x, train=False), images
+    )
+    jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(shapes, images)
+    uses = {}
+    for equation in _equations(jaxpr.jaxpr):
+        groups = equation.params.get("feature_group_count", 1)
+        if equation.primitive.name == "conv_general_dilated" and groups > 1:
+            x, kernel = (variable.aval.shape for variable in equation.invars)
+            padding = tuple(low for low, _ in equation.params["padding"])
+            strides = equation.params["window_strides"][0]
+            use = operator_forms.Convolution(x, kernel, strides, padding, groups)
+            uses[use] = None
+    return list(uses)
+
+
+def aggregations(
+    models: Sequence[str], batch_size: int, image_size: int
+) -> list[tuple[tuple[int, ...], int]]:
+    """Shapes of x and numbers of kernels of the LS convolutions of some models."""
+    found = {}
+    for name in models:
+        if not name.startswith("lsnet_"):
+            continue
+        variant = lsnet.VARIANTS[name.removeprefix("lsnet_").upper()]
+        for depth, stage in zip(
+            variant.depths[:3], api.feature_info(name), strict=False
+        ):
+            if depth > 1:
+                side = -(-image_size // stage.stride)
+                shape = (batch_size, side, side, stage.channels)
+                found[shape, stage.channels // lsnet.LSNet().group_width] = None
+    return list(found)
+
+
+def report(result: dict[str, Any]) -> str:
+    """The table on screen and in the README, the slowest choices first."""
+    rows = result["rows"]
+    slow = [row for row in rows if row["chosen_over_best"] > _TOLERANCE]
+    host = result["machine"]
+    lines = [
+        f"{host['processor']}, {host['device']}, {host['threads']} threads, "
+        f"jax {host['versions']['jax']}, commit {result['commit'][:7]}; medians of "
+        f"{result['rounds']} interleaved rounds.",
+        "",
+        f"The chosen form is within 5 % of the best in {len(rows) - len(slow)} of "
+        f"{len(rows)} measurements.",
+        "",
+    ]
+    header = ("operator", "shape", "direction", "chosen", "ms", "best", "chosen / best")
+    cells = []
+    for row in sorted(rows, key=lambda row: -row["chosen_over_best"]):
+        median = row["forms"][row["chosen"]]["median_seconds"]
+        cells.append(
+            (
+                row["operator"],
+                row["shape"],
+                row["direction"],
+                row["chosen"],
+                f"{1e3 * median:.3f}",
+                row["best"],
+                f"{row['chosen_over_best']:.2f}",
+            )
+        )
+    return "\n".join([*lines, markdown.table(header, cells)])
+
+
+def _line(record: dict[str, Any]) -> str:
+    times = ", ".join(
+        f"{name} {1e3 * form['median_seconds']:.3f}"
+        for name, form in record["forms"].items()
+    )
+    words = (record["operator"], record["shape"], record["direction"])
+    return f"{' '.join(words)}: {times} ms; chosen {record['chosen']}"
+
+
+def _equations(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+    """All equations, also of inner functions."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for item in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(item, core.ClosedJaxpr):
+                    yield from _equations(item.jaxpr)
+                elif isinstance(item, core.Jaxpr):
+                    yield from _equations(item)

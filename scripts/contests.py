@@ -1,0 +1,162 @@
+"""Who is timed against whom by `scripts/compare_torch.py`."""
+
+import argparse
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+_CHUNK, _WIDTH = 196, 128  # Of the memory: ConvNeur's chunk, M3's width.
+_MODELS = {
+    "inference": "lsnet_t,lsnet_s,lsnet_b",
+    "train": "lsnet_t,fvnet_t,convneur_m1",
+    "timm": "lsnet_t,lsnet_s,lsnet_b",
+    "onnx": "lsnet_t,lsnet_s,lsnet_b",
+    "memory": "",
+}
+_BATCHES = {"train": "16", "memory": "1"}
+
+
+class Entry(NamedTuple):
+    """A contender of a contest.
+
+    Attributes:
+      name: in the results.
+      peer: "lvb", "torch" or "onnx".
+      specification: for the peer's `build`.
+    """
+
+    name: str
+    peer: str
+    specification: dict[str, Any]
+
+
+class Contest(NamedTuple):
+    """What is timed in turns; the first entry is ours.
+
+    Attributes:
+      title: what is computed.
+      items: images or tokens per call.
+      entries: the contenders.
+      exports: (model, path) of the ONNX file it needs, or None.
+    """
+
+    title: str
+    items: int
+    entries: tuple[Entry, ...]
+    exports: tuple[str, str] | None = None
+
+
+def contests(args: argparse.Namespace, folder: pathlib.Path) -> list[Contest]:
+    """What the flags ask for; files go to `folder`."""
+    batches = [int(size) for size in _given(args, "batch_sizes", _BATCHES, "1,16")]
+    if args.what == "memory":
+        return [
+            _memory_contest(int(tokens), batch, backward)
+            for batch in batches
+            for backward in (False, True)
+            for tokens in args.tokens.split(",")
+        ]
+    models = _given(args, "models", _MODELS, "")
+    if args.what == "timm":
+        return [_timm(args, models, batch, folder) for batch in batches]
+    make = {"inference": _twins, "train": _twins, "onnx": _onnx}
+    return [
+        make[args.what](args, model, batch, str(folder / f"{model}_{batch}"))
+        for batch in batches
+        for model in models
+    ]
+
+
+def _given(
+    args: argparse.Namespace, flag: str, defaults: Mapping[str, str], default: str
+) -> list[str]:
+    value = getattr(args, flag) or defaults.get(args.what, default)
+    return [word for word in value.split(",") if word]
+
+
+def _ours(args: argparse.Namespace, model: str, batch: int, sample: str) -> Entry:
+    specification = dict(
+        kind="train" if args.what == "train" else "inference",
+        model=model,
+        batch_size=batch,
+        image_size=args.image_size,
+        dtype=args.dtype,
+        sample=f"{sample}.npz",
+    )
+    if model.startswith("convneur") and args.what != "onnx":
+        specification["memory_at"] = "none"  # As the twin.
+        model = f"{model} without memory"
+    return Entry(f"lvb {model}", "lvb", specification)
+
+
+def _twins(args: argparse.Namespace, model: str, batch: int, sample: str) -> Contest:
+    ours = _ours(args, model, batch, sample)
+    twins = [
+        Entry(
+            f"torch twin, {variant}",
+            "torch",
+            dict(
+                kind=args.what,
+                model=model,
+                variant=variant,
+                dtype=args.dtype,
+                sample=f"{sample}.npz",
+            ),
+        )
+        for variant in args.variants.split(",")
+    ]
+    return Contest(
+        f"{args.what}, {ours.name[4:]}, batch {batch}", batch, (ours, *twins)
+    )
+
+
+def _timm(
+    args: argparse.Namespace, models: Sequence[str], batch: int, folder: pathlib.Path
+) -> Contest:
+    """All of ours beside all of timm's; the ratios are to the first of ours."""
+    ours = [
+        _ours(args, model, batch, str(folder / f"{model}_{batch}")) for model in models
+    ]
+    peers = [
+        Entry(
+            f"timm {peer}, {variant}",
+            "torch",
+            dict(
+                kind="timm",
+                model=peer,
+                variant=variant,
+                batch_size=batch,
+                image_size=args.image_size,
+                dtype=args.dtype,
+            ),
+        )
+        for peer in args.peers.split(",")
+        for variant in args.variants.split(",")
+    ]
+    title = f"inference, other networks, batch {batch}"
+    return Contest(title, batch, (*ours, *peers))
+
+
+def _onnx(args: argparse.Namespace, model: str, batch: int, sample: str) -> Contest:
+    path = f"{sample}.onnx"
+    entry = Entry(
+        "onnxruntime, exported file",
+        "onnx",
+        dict(kind="onnx", path=path, sample=f"{sample}.npz"),
+    )
+    ours = _ours(args, model, batch, sample)
+    title = f"inference, {model}, batch {batch}"
+    return Contest(title, batch, (ours, entry), exports=(model, path))
+
+
+def _memory_contest(tokens: int, batch: int, backward: bool) -> Contest:
+    shared = dict(kind="memory", tokens=tokens, width=_WIDTH, batch_size=batch)
+    shared["backward"] = backward
+    ours = [
+        Entry(f"lvb, {preset}", "lvb", {**shared, "preset": preset})
+        for preset in ("paper", "package")
+    ]
+    theirs = Entry("titans-pytorch", "torch", {**shared, "chunk_size": _CHUNK})
+    words = "forward and backward" if backward else "forward"
+    title = f"neural memory, {words}, {tokens:,} tokens"
+    return Contest(title, tokens * batch, (*ours, theirs))

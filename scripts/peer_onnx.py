@@ -1,0 +1,48 @@
+"""ONNX Runtime as a peer of `scripts/compare_torch.py`."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import peer_process
+
+from lvb.analysis import machine
+
+
+def build(kind: str, path: str, sample: str) -> tuple[Callable[[], Any], dict]:
+    """An exported file on the images of `sample`; see `peer_process.Contenders`."""
+    del kind
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(sys.argv[1]) or machine.threads()
+    session = onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"]
+    )
+    with np.load(sample) as arrays:
+        images, expected = arrays["image"], arrays["results"]
+    inputs = {session.get_inputs()[0].name: images}
+
+    def call() -> np.ndarray:
+        return session.run(None, inputs)[0]
+
+    return call, {"max_abs_error": float(np.abs(call() - expected).max())}
+
+
+def describe() -> dict[str, Any]:
+    """Versions."""
+    return {"versions": machine.versions(("onnxruntime",))}
+
+
+def main() -> None:
+    """Serves; the argument is the number of threads."""
+    machine.pin(int(sys.argv[1]))
+    served = peer_process.Contenders(
+        build, wait=lambda result: result, clock=time.perf_counter
+    )
+    peer_process.serve({**served.handlers(), "describe": describe})
+
+
+if __name__ == "__main__":
+    main()
