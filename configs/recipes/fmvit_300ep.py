@@ -58,4 +58,6 @@ def get_config(res=224, data=switches.IMAGENET, smoke=False):
         warmup_init_lr=1e-6,  # Next-ViT.
         min_lr=1e-5,  # Next-ViT.
     )
+    if smoke:  # Hundreds of branches: stock operations compile in half the time.
+        config.model.op_form = "reference"
     return switches.apply(config, res=res, data=data, smoke=smoke)
