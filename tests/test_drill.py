@@ -179,7 +179,7 @@ def test_every_row_of_the_matrix_passes(tmp_path):
         assert row.passed, row
         assert SAID[row.fault] in row.detail, row
     by_fault = {row.fault: row.detail for row in rows}
-    # Whichever sees it first: the format's own checksum, where a chunk has one, or ours.
+    # Whichever sees it first: a checksum of the format, or ours.
     flipped = by_fault["byte flipped"]
     assert "DATA_LOSS" in flipped or "its digest is " in flipped
     assert "File too large" in by_fault["disk full in a save"]

@@ -213,7 +213,7 @@ def test_a_changed_byte_in_any_file_is_seen_or_harmless(saved, tmp_path):
 def test_what_no_other_checksum_sees_is_told_by_the_digest(folder):
     path = checkpoint.step_folder(folder, 4)
     flip_notes(path)
-    with pytest.raises(checkpoint.CheckpointError, match="its digest is [0-9a-f]{12}"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"its digest is [0-9a-f]{12}"):
         checkpoint.read(path)
 
 
