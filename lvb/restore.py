@@ -92,6 +92,7 @@ def restore(
     restored = []
     for which, folder in found.items():
         content = checkpoint.read(folder)
+        checkpoint.check_notes(folder, content.notes, "model")
         sources = {"raw": content.arrays}
         if "ema" in content.arrays:
             sources["ema"] = content.arrays["ema"]

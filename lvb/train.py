@@ -238,6 +238,9 @@ def _past(
     found = checkpoint.read_newest(folder.checkpoints, report=report.say, moves=moves)
     if found is None:
         return None, 0, history.History()
+    checkpoint.check_notes(
+        found.path, found.notes, "step", "total_steps", "progress", "model"
+    )
     step = found.notes["step"]
     scores = history.History.from_notes(found.notes["progress"]).catch_up(
         metric_writer.read_metrics(folder.metrics), metric=f"val/{RANKING}", until=step
@@ -343,11 +346,10 @@ def _due(step: int, every: int, plan: assembly.Plan) -> bool:
 
 
 def _main(argv: list[str]) -> int:
-    config_arguments.check_argv(argv)
-    try:
-        flags.FLAGS(argv)
-    except flags.Error as error:
-        raise ValueError(f"{error} (--help lists the flags)") from None
+    if "--help" in argv:
+        print(__doc__, flags.FLAGS.main_module_help(), sep="\n")
+        return process.DONE
+    config_arguments.parse(argv)
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise ValueError(
             "--config and --workdir are needed, for example --config "

@@ -56,14 +56,20 @@ def resolve_model(
     if config.model.name:
         return config
     if saved is not None:
-        options = saved["model"]
+        options = saved.get("model")
     elif config.init.checkpoint:
         folder = weights.find_checkpoint(config.init.checkpoint)
-        options = checkpoint.read_notes(folder)["model"]
+        options = checkpoint.read_notes(folder).get("model")
     else:
         raise ValueError(
             "model.name is empty; set --config.model.name, or --config.init.checkpoint "
             "to continue with the network of a checkpoint."
+        )
+    if not isinstance(options, Mapping) or not options.get("name"):
+        raise ValueError(
+            "model.name is empty, and neither this run's config.json nor the "
+            "checkpoint of --config.init.checkpoint tells the network; set "
+            "--config.model.name."
         )
     config = config.copy_and_resolve_references()
     kept = {name: config.model[name] for name in _OWN if name in config.model}

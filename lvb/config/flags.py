@@ -1,12 +1,15 @@
 """Reads the config that a command line names; failures are told in one sentence."""
 
+import contextlib
 import importlib.util
+import os
 import pathlib
 import re
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from absl import flags as absl_flags
 from ml_collections import config_dict
 
 from lvb.config import names
@@ -28,7 +31,9 @@ def load(path_and_arg: str) -> config_dict.ConfigDict:
       ValueError: if there is no such file, or it has no `get_config`.
     """
     path, _, arg = path_and_arg.partition(":")
-    return load_module(path).get_config(arg).lock()
+    get_config = load_module(path).get_config
+    with _told(path):
+        return get_config(arg).lock()
 
 
 def load_module(text: str) -> types.ModuleType:
@@ -47,10 +52,10 @@ def load_module(text: str) -> types.ModuleType:
       ValueError: if there is no such file, or it has no `get_config`.
     """
     path = pathlib.Path(text)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False too for what the system takes for no path.
         raise ValueError(
-            f"--config={text} is no file; run from the repository or give its path, "
-            "for example --config configs/quickstart.py."
+            f"--config={names.one_line(text)} is no file; run from the repository or "
+            "give its path, for example --config configs/quickstart.py."
         )
     for parent in path.resolve().parents:
         if parent.name == "configs" and str(parent.parent) not in sys.path:
@@ -59,10 +64,35 @@ def load_module(text: str) -> types.ModuleType:
     if spec is None or spec.loader is None:
         raise ValueError(f"--config={text} is no Python file; its name ends in .py.")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _told(text):
+        spec.loader.exec_module(module)
     if not callable(getattr(module, "get_config", None)):
         raise ValueError(f"--config={text} has no function get_config(arg).")
     return module
+
+
+def parse(argv: Sequence[str]) -> None:
+    """Gives the flags that a command has defined their values.
+
+    Args:
+      argv: the command line, program name first.
+
+    Raises:
+      ValueError: if the command line does not fit, with the first slip.
+    """
+    check_argv(argv)
+    try:
+        rest = absl_flags.FLAGS(argv)
+    except Exception as error:
+        # Values are read by Python's parser, which meets them with nearly any exception
+        # there is: nested too deeply, they are a MemoryError.
+        reason = str(error) or "a value is nested too deeply"
+        raise ValueError(f"{names.one_line(reason)} (--help lists the flags)") from None
+    if rest[1:]:
+        raise ValueError(
+            f"the argument {names.one_line(rest[1])!r} belongs to no flag; write "
+            "--flag=value (--help lists the flags)"
+        )
 
 
 def check_argv(argv: Sequence[str]) -> None:
@@ -88,7 +118,21 @@ def check_argv(argv: Sequence[str]) -> None:
     for name in overrides:
         if not _LEAF.fullmatch(name):
             raise ValueError(
-                f"--config.{name} is no name of a leaf; write for example "
-                "--config.optimizer.lr=1e-3."
+                f"--config.{names.one_line(name)} is no name of a leaf; write for "
+                "example --config.optimizer.lr=1e-3."
             )
         names.check(name, config)
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Turns what the code of a config file raises into one sentence."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"--config={path} cannot be used: {type(error).__name__}: "
+            f"{names.one_line(str(error))}."
+        ) from error

@@ -1,9 +1,10 @@
-"""What numbers the leaves of a config may hold.
+"""What numbers the leaves of a config may hold, and what a tuple may hold at all.
 
 A slip such as a decay of 2 or a million blocks is told before anything is opened, built
 or traced. The ranges are wide: they keep out what cannot be meant, not what is unwise.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -53,21 +54,33 @@ LIMITS: dict[str, tuple[float, float]] = {
     "sharding.model_axis": (1, 2**16),
 }
 # Fields of a network that its family knows better, by the end of their name.
-_DEPTHS, _WIDTHS = (0, 512), (1, 2**14)
-_WIDTH_ENDS = ("dims", "_dim", "_width")
+_BY_END: dict[str | tuple[str, ...], tuple[float, float]] = {
+    "depths": (0, 512),
+    ("dims", "_dim", "_width"): (1, 2**14),
+    ("_kernel", "kernel_size"): (1, 255),
+    "_bias": (-1e3, 1e3),  # Initial logits.
+    "": (0, 2**20),
+}
 _OTHERS = (0, 1e38)
+# Leaves of several names; every other leaf of several values holds numbers, since a
+# command line may put anything into a tuple.
+_NAMES = ("optimizer.no_decay", "sharding.whole", "model.dw_branches")
+# Fields of a network that count something, by the end of their name.
+_COUNT_ENDS = ("depths", "dims", "_stages", "groups")
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Refuses numbers that cannot be meant.
+    """Refuses numbers that cannot be meant, and tuples of anything else.
 
     Args:
       config: nested mappings.
 
     Raises:
-      ValueError: naming the first leaf out of range, and the range.
+      ValueError: naming the first leaf that does not fit, and what would.
     """
     for name, leaf in names.flatten(config).items():
+        if isinstance(leaf, list):
+            _check_items(name, leaf)
         low, high = _range_of(name)
         for value in _numbers(leaf):
             if not low <= value <= high:  # Neither is true of NaN.
@@ -80,11 +93,27 @@ def _range_of(name: str) -> tuple[float, float]:
     if name in LIMITS:
         return LIMITS[name]
     if name.startswith("model."):
-        if name.endswith("depths"):
-            return _DEPTHS
-        if name.endswith(_WIDTH_ENDS):
-            return _WIDTHS
+        return next(span for end, span in _BY_END.items() if name.endswith(end))
     return _OTHERS
+
+
+def _check_items(name: str, leaf: list[Any]) -> None:
+    """Refuses what is no name in a leaf of names, and no number in any other."""
+    if name in _NAMES:
+        kind, words, example = str, "names", "\"('stem', 'head')\""
+    elif name.startswith("model.") and name.endswith(_COUNT_ENDS):
+        kind, words, example = int, "whole numbers", "'(1, 2, 3, 4)'"
+    else:
+        kind, words, example = int | float, "numbers", "'(0.5, 1)'"
+    in_pairs = name.endswith("_spans") and all(
+        isinstance(v, list | tuple) for v in leaf
+    )
+    items = itertools.chain(*leaf) if in_pairs else leaf
+    if not all(isinstance(v, kind) and not isinstance(v, bool) for v in items):
+        raise ValueError(
+            f"--config.{name}={tuple(leaf)!r} holds something else than {words}; "
+            f"write for example --config.{name}={example}."
+        )
 
 
 def _numbers(leaf: Any) -> Iterator[float]:

@@ -11,6 +11,23 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+def one_line(text: str, *, longest: int = 300) -> str:
+    """Makes text from outside fit for a message.
+
+    Args:
+      text: such as a value of a command line.
+      longest: characters that are shown; of a longer text the middle is left out.
+
+    Returns:
+      The text with its control characters escaped.
+    """
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    if len(shown) <= longest:
+        return shown
+    half = longest // 2
+    return f"{shown[:half]} ... {shown[-half:]}"
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flattens nested mappings: {"optimizer": {"lr": 1}} -> {"optimizer.lr": 1}.
 

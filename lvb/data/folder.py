@@ -6,6 +6,7 @@ pictures costs tens of megabytes and travels to worker processes in a moment.
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -97,15 +98,20 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> sources.Example:
         path = os.path.join(self._root, os.fsdecode(self._files[index]))
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        # A pipe that took the file's place would block for ever without the flag.
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            size = status.st_size
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError("it is no regular file")
             if size > _MAX_FILE_BYTES:
                 raise OSError(f"its {size:,} bytes are too many for a picture")
             return sources.Example(file.read(), int(self._labels[index]))
 
     def describe(self, index: int) -> str:
-        """Names the file of example `index`."""
-        return os.path.join(self._root, os.fsdecode(self._files[index]))
+        """Names the file of example `index`; what cannot be printed is escaped."""
+        path = os.path.join(self._root, os.fsdecode(self._files[index]))
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in path)
 
     def part(self, *, val: bool, seed: int) -> "FolderSource":
         """Returns one side of a stratified split; "val" has `VAL_SHARE` of each class.
@@ -240,6 +246,10 @@ def _is_file_or_dangling(entry: os.DirEntry) -> bool:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry))
     except OSError:
         return True
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -50,6 +50,8 @@ _FIELDS = {
     "p": "prob",
     "inc": "increasing",
 }
+# Ours; what is meant lies far below.
+_MOST_OPS, _MOST_MAGNITUDE = 100, 100.0
 _SECTION = re.compile(r"([a-z]+)(\d+(?:\.\d+)?|inf)")
 _EXAMPLE = "'rand-m9-mstd0.5-inc1'"
 
@@ -104,6 +106,14 @@ def _check(policy: Policy, *, text: str, values: dict[str, float]) -> None:
         raise ValueError(f"RandAugment: inc in {text!r} must be 0 or 1.")
     if policy.num_ops < 1 or policy.num_ops != values.get("num_ops", policy.num_ops):
         raise ValueError(f"RandAugment: n in {text!r} must be a positive whole number.")
+    if policy.num_ops > _MOST_OPS:
+        raise ValueError(f"RandAugment: n in {text!r} is more than {_MOST_OPS}.")
+    for name, key in (("m", "magnitude"), ("mmax", "max_magnitude")):
+        if values.get(key, 0.0) > _MOST_MAGNITUDE:
+            raise ValueError(
+                f"RandAugment: {name} in {text!r} is more than {_MOST_MAGNITUDE:g}, "
+                "where 10 is the full magnitude."
+            )
     if policy.prob > 1.0:
         raise ValueError(f"RandAugment: p in {text!r} must lie in [0, 1].")
 

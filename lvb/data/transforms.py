@@ -91,6 +91,16 @@ class TrainTransform(_SizedTransform):
     flip: float = 0.5
     ops: tuple[PictureOp, ...] = ()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, example in (("area", "(0.08, 1)"), ("ratio", "(0.75, 1.33)")):
+            span = getattr(self, name)
+            if len(span) != 2 or not 0 < span[0] <= span[1] < math.inf:
+                raise ValueError(
+                    f"TrainTransform: {name}={tuple(span)} is no range; give the least "
+                    f"and the greatest value, for example {example}."
+                )
+
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
         image = self._convert(image)
         box = random_crop_box(image.size, rng, area=self.area, ratio=self.ratio)

@@ -343,11 +343,22 @@ class FMViT(fmvit_blocks.FMViTLayer, kw_only=True):
                 f"FMViT: dw_branches has {unknown[0]!r}; use any of "
                 f"{', '.join(fmvit_blocks.DW_BRANCHES)}."
             )
+        self._check_lengths()
         for channels in self.attention_dims:
             if channels % self.head_dim:
                 raise ValueError(
                     f"FMViT: attention_dims={self.attention_dims} are not multiples of "
                     f"head_dim={self.head_dim}; change one of the two."
+                )
+
+    def _check_lengths(self) -> None:
+        of_stages_2_to_4 = "embed_dims", "attention_dims", "frequency_dims", "sr_ratio"
+        for field in ("depths", *of_stages_2_to_4):
+            length = 3 if field in of_stages_2_to_4 else 4
+            if len(getattr(self, field)) != length:
+                raise ValueError(
+                    f"FMViT: {field}={getattr(self, field)} does not have {length} "
+                    f"entries, one for each of stages {5 - length} to 4."
                 )
 
 

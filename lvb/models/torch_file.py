@@ -83,7 +83,7 @@ def _select(
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: _plain(file[name]) for name in file.files}
+            return {name: _plain(name, file[name]) for name in file.files}
     except Exception as error:  # A corrupt archive raises half a dozen types.
         raise ValueError(
             f"{path}: cannot be read as an archive of plain arrays ({error}); save it "
@@ -101,9 +101,9 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         ) from error
     try:
         stored = safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
+        return {name: _plain(name, array) for name, array in stored.items()}
+    except Exception as error:  # A type that NumPy lacks is a KeyError, for instance.
         raise ValueError(f"{path}: not a safetensors file ({error}).") from error
-    return {name: _plain(array) for name, array in stored.items()}
 
 
 def _read_pickle(path: pathlib.Path) -> dict[str, Any]:
@@ -118,18 +118,17 @@ def _read_pickle(path: pathlib.Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             stored = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(stored, Mapping):
+            raise ValueError(f"it holds a {type(stored).__name__}, not a state dict")
+        return _tensors(stored, torch.Tensor)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: holds pickled Python objects besides tensors, which could run "
             "code, or is no checkpoint; save {'model': model.state_dict()} alone."
         ) from error
-    except RuntimeError as error:
-        raise ValueError(f"{path}: not a PyTorch checkpoint ({error}).") from error
-    if not isinstance(stored, Mapping):
-        raise ValueError(
-            f"{path}: holds a {type(stored).__name__}; it must hold a state dict."
-        )
-    return _tensors(stored, torch.Tensor)
+    except Exception as error:  # A truncated file is an EOFError, for instance.
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path}: not a PyTorch checkpoint ({reason}).") from error
 
 
 def _tensors(stored: Mapping[Any, Any], tensor: type) -> dict[str, Any]:
@@ -145,5 +144,7 @@ def _tensors(stored: Mapping[Any, Any], tensor: type) -> dict[str, Any]:
     return arrays
 
 
-def _plain(array: np.ndarray) -> np.ndarray:
+def _plain(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} is of type {array.dtype}, no real number")
     return array.astype(np.float32) if array.dtype == np.float16 else array

@@ -220,7 +220,7 @@ def read(path: pathlib.Path) -> Checkpoint:
     try:
         restored = orbax_io.restore(path, items)
         arrays, metadata = restored[_STATE], restored[_METADATA]
-        notes, expected = metadata["notes"], metadata["digest"]
+        notes, expected = _notes_of(metadata), metadata["digest"]
         actual = digest_lib.digest(arrays, notes=notes)
     except Exception as error:
         raise CheckpointError(
@@ -242,11 +242,30 @@ def read_notes(path: pathlib.Path) -> dict[str, Any]:
     """
     items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
     try:
-        return orbax_io.restore(path, items)[_METADATA]["notes"]
+        return _notes_of(orbax_io.restore(path, items)[_METADATA])
     except Exception as error:
         raise CheckpointError(
             f"checkpoint {path} is damaged: {orbax_io.brief(error)}."
         ) from error
+
+
+def check_notes(path: pathlib.Path, notes: Mapping[str, Any], *names: str) -> None:
+    """Refuses a checkpoint of lvb that another command wrote for another purpose.
+
+    Args:
+      path: of the checkpoint.
+      notes: of it.
+      *names: what its notes must have.
+
+    Raises:
+      CheckpointError: naming the first that is missing.
+    """
+    missing = [name for name in names if name not in notes]
+    if missing:
+        raise CheckpointError(
+            f"checkpoint {path} does not note its {missing[0]!r}, so that it cannot "
+            "serve here; give one that a run of lvb.train has written."
+        )
 
 
 def read_newest(
@@ -317,6 +336,14 @@ def restore_state(checkpoint: Checkpoint, shapes: Any, *, shardings: Any) -> Any
         )
     tree = traverse_util.unflatten_dict(merged)
     return sharding.put_state(serialization.from_state_dict(shapes, tree), shardings)
+
+
+def _notes_of(metadata: Any) -> dict[str, Any]:
+    """The notes, which any writer of Orbax checkpoints but ours would lack."""
+    notes = metadata.get("notes") if isinstance(metadata, dict) else None
+    if not isinstance(notes, dict) or not isinstance(metadata.get("digest"), str):
+        raise ValueError("its metadata is not of lvb: notes and digest are missing")
+    return notes
 
 
 def _clear_half_written(folder: pathlib.Path) -> None:

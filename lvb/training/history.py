@@ -74,6 +74,7 @@ class History(NamedTuple):
         history = self
         for line in lines:
             known = history.last.step if history.last else -1
-            if line.get(metric) is not None and known < line["step"] <= until:
-                history = history.add(line["step"], line[metric])
+            value = line.get(metric)
+            if isinstance(value, int | float) and known < line["step"] <= until:
+                history = history.add(line["step"], value)
         return history

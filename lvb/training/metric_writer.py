@@ -4,8 +4,11 @@ import importlib.util
 import json
 import math
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any, Self
+
+_DAMAGED = ".damaged"
 
 
 class MetricWriter:
@@ -60,18 +63,33 @@ class MetricWriter:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads the lines of a metrics file; a half-written last line is left out."""
-    lines = []
-    for text in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    """Reads the lines of a metrics file.
+
+    What is no line of ours is left out, such as a last one half written.
+    """
+    if not path.is_file():
+        return []
+    texts = path.read_text(errors="replace").splitlines()
+    return [line for line in map(_read_line, texts) if line is not None]
+
+
+def _read_line(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    step = line.get("step") if isinstance(line, dict) else None
+    return line if type(step) is int else None
 
 
 def _drop_after(path: pathlib.Path, last_step: int) -> None:
-    kept = [line for line in read_metrics(path) if line["step"] <= last_step]
+    """Drops later lines; a file with lines that are not ours is kept aside whole."""
+    lines = read_metrics(path)
+    if path.is_file():
+        found = path.read_text(errors="replace").splitlines()
+        if len(found) > len(lines) + 1:  # More than a last one half written.
+            shutil.copyfile(path, path.with_name(f"{path.name}{_DAMAGED}"))
+    kept = [line for line in lines if line["step"] <= last_step]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
     temporary.replace(path)

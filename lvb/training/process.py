@@ -19,7 +19,9 @@ LOST = 76  # Another host of the job is missing, dead or stuck.
 
 _TRACEBACK = "LVB_TRACEBACK"
 # What a user can mend; anything else is a bug, and shows its traceback.
-_TOLD = (ValueError, OSError, RuntimeError, ArithmeticError)
+_TOLD = (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError)
+_NO_MEMORY = "this machine's memory is full; use smaller batches or images"
+_LONGEST = 4000  # Characters of a message.
 
 
 class Stopped(BaseException):
@@ -42,9 +44,9 @@ class PeerLost(RuntimeError):
 def run(main: Callable[[], int], *, name: str) -> int:
     """Calls a command and turns what it raises into an exit code.
 
-    An error a user can mend is a ValueError, an OSError, a RuntimeError or an
-    ArithmeticError with a sentence; it goes to stderr without its traceback, unless
-    LVB_TRACEBACK is set.
+    An error a user can mend is a ValueError, an OSError, a RuntimeError, an
+    ArithmeticError or a MemoryError with a sentence; it goes to stderr without its
+    traceback, unless LVB_TRACEBACK is set.
 
     Args:
       main: the command, without arguments; returns an exit code.
@@ -74,8 +76,20 @@ def tell(error: BaseException, *, name: str) -> int:
         return STOPPED
     if os.environ.get(_TRACEBACK) or not isinstance(error, _TOLD):
         traceback.print_exception(error)
-    print(f"{name}: error: {error}", file=sys.stderr, flush=True)
+    print(f"{name}: error: {_sentence(error)}", file=sys.stderr, flush=True)
     return LOST if isinstance(error, PeerLost) else FAILED
+
+
+def _sentence(error: BaseException) -> str:
+    """What a terminal can show of a message, which may quote any file or argument."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, MemoryError):
+        text = _NO_MEMORY + (f" ({error})." if str(error) else ".")
+    text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    if len(text) > _LONGEST:
+        half = _LONGEST // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    return text
 
 
 class StopSignals:

@@ -1,6 +1,7 @@
 """What the operator sees: a run's start, its progress and its end."""
 
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,9 +30,14 @@ class Summary(NamedTuple):
 
 
 def say(text: str = "") -> None:
-    """Prints a line, on the first host only."""
+    """Prints a line, on the first host only.
+
+    Characters that the terminal's encoding lacks are escaped: names of files and
+    classes need not be text.
+    """
     if jax.process_index() == 0:
-        print(text, flush=True)
+        encoding = sys.stdout.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def devices(mesh: jax.sharding.Mesh) -> str:

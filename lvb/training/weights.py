@@ -37,12 +37,15 @@ def load_checkpoint(
         raise ValueError(f"weights={weights!r} is unknown; use one of {WEIGHTS}.")
     loaded = checkpoint.read(find_checkpoint(path, which=which))
     arrays, notes = loaded.arrays, loaded.notes
+    checkpoint.check_notes(loaded.path, notes, "model", "preprocessing")
     use_ema = weights == "ema" or (weights == "auto" and notes.get("use_ema", False))
     if use_ema and "ema" not in arrays:
         raise ValueError(
             f"checkpoint {loaded.path} keeps no averages; use weights='raw'."
         )
     source = arrays["ema"] if use_ema else arrays
+    if "params" not in source:
+        raise ValueError(f"checkpoint {loaded.path} holds no parameters of a model.")
     variables = {
         "params": source["params"],
         "batch_stats": source.get("batch_stats", {}),

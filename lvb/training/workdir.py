@@ -65,12 +65,15 @@ class Workdir:
         """The config of the run that started here.
 
         Raises:
-          ValueError: if the file does not hold JSON.
+          ValueError: if the file does not hold a config as JSON.
         """
         path = self.path / CONFIG
         try:
-            return json.loads(path.read_text())
-        except ValueError as error:
+            config = json.loads(path.read_text())
+            if not isinstance(config, dict):
+                raise ValueError(f"it holds a {type(config).__name__}, not a config")
+            return config
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"workdir: {path} is damaged ({error}); delete it to let the current "
                 "config take its place, or choose another --workdir."

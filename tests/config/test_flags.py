@@ -94,3 +94,19 @@ def test_bad_overrides_are_named(config_file, override, message):
 
 def test_without_a_config_there_is_nothing_to_check():
     flags.check_argv(["lvb.train", "--help"])
+
+
+def test_words_that_belong_to_no_flag_are_refused():
+    with pytest.raises(ValueError, match=r"the argument 'a\\\\nb' belongs to no flag"):
+        flags.parse(["lvb.train", "a\nb"])
+
+
+def test_what_the_code_of_a_config_raises_is_one_sentence(config_file):
+    config_file.write_text("def get_config(arg=''):\n    return {}['x']\n")
+    with pytest.raises(ValueError, match=r"mine\.py cannot be used: KeyError: 'x'\.$"):
+        flags.load(str(config_file))
+
+
+def test_a_path_that_is_none_is_no_file():
+    with pytest.raises(ValueError, match=r"is no file; run from"):
+        flags.load("x" * 5000)

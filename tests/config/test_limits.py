@@ -59,3 +59,37 @@ def test_a_slip_is_told_with_its_range(name, value):
     config.update_from_flattened_dict({name: value})
     with pytest.raises(ValueError, match=rf"--config\.{name}=.* is out of range; use "):
         limits.check(config.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("data.mean", ("a",), "numbers"),
+        ("data.std", (None,), "numbers"),
+        ("data.area", (True, True), "numbers"),
+        ("data.ratio", ((1, 2), 2), "numbers"),
+        ("schedule.milestones", (..., 1j), "numbers"),
+        ("model.dims", (16.0, 16.0, 16.0, 16.0), "whole numbers"),
+        ("model.depths", ("1", "1", "1", "1"), "whole numbers"),
+        ("sharding.whole", (1,), "names"),
+    ],
+)
+def test_a_tuple_of_something_else_is_told(name, value, words):
+    config = flags.load(str(CONFIGS / "quickstart.py"))
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(ValueError, match=rf"{name}=.* something else than {words}"):
+        limits.check(config.to_dict())
+
+
+def test_pairs_and_negative_logits_of_a_network_are_fine():
+    limits.check(
+        {
+            "model": {
+                "tau_spans": ((0.1, 1), (1, 2)),
+                "decay_bias": -3.0,
+                "ffn_ratio": (),
+            }
+        }
+    )
+    with pytest.raises(ValueError, match=r"tau_spans=.* holds something else"):
+        limits.check({"model": {"tau_spans": ((0.1, "1"),)}})

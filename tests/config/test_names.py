@@ -57,3 +57,8 @@ def test_check_suggests_the_nearest_leaf():
 def test_check_refuses_a_whole_group():
     with pytest.raises(ValueError, match="is a group; set one of its leaves"):
         names.check("optimizer", OLD)
+
+
+def test_one_line_fits_for_a_message():
+    assert names.one_line("a\nb\x1b\udcff é") == "a\\nb\\x1b\\udcff é"
+    assert names.one_line("ab" * 100, longest=10) == "ababa ... babab"

@@ -78,6 +78,9 @@ def test_parses_every_section_in_any_order():
         ("rand-inc2", "inc in 'rand-inc2' must be 0 or 1"),
         ("rand-n0", "n in 'rand-n0' must be a positive whole number"),
         ("rand-n1.5", "positive whole number"),
+        ("rand-n99999999", "n in 'rand-n99999999' is more than 100"),
+        ("rand-m101", "m in 'rand-m101' is more than 100, where 10 is the full"),
+        ("rand-mmax1000", "mmax in 'rand-mmax1000' is more than 100"),
         ("rand-p1.5", r"p in 'rand-p1.5' must lie in \[0, 1\]"),
     ],
 )

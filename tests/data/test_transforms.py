@@ -185,6 +185,13 @@ def test_interpolation_is_used(picture):
     assert (soft(picture, rng()) != transforms.EvalTransform(64)(picture, rng())).any()
 
 
+@pytest.mark.parametrize("span", [(), (0.5,), (0.9, 0.1), (0.0, 1.0), (1.0, math.inf)])
+@pytest.mark.parametrize("name", ["area", "ratio"])
+def test_what_is_no_range_is_refused(name, span):
+    with pytest.raises(ValueError, match=rf"{name}=.* is no range; give the least"):
+        transforms.TrainTransform(8, **{name: span})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

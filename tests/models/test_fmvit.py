@@ -384,6 +384,8 @@ def test_overfits_one_batch(calibrated):
         (dict(dw_branches=("1x1",)), "dw_branches has '1x1'; use any of pointwise"),
         (dict(head_dim=5), "are not multiples of head_dim=5"),
         (dict(groups=(3,)), "groups=3"),
+        (dict(depths=(1, 1)), "depths=(1, 1) does not have 4 entries"),
+        (dict(embed_dims=()), "embed_dims=() does not have 3 entries"),
     ],
 )
 def test_bad_fields_are_refused(options, message):

@@ -32,6 +32,7 @@ def run(tmp_path_factory):
         for step in (2, 4, 6):
             best = {"best": {"step": min(step, 4), "value": 0.5}}
             notes = {"step": step, "progress": best, "use_ema": step == 6}
+            notes |= {"model": MODEL, "preprocessing": PREPROCESSING}
             saver.save(state(step), step=step, notes=notes)
     return folder
 
