@@ -84,6 +84,11 @@ class Attack:
         monkeypatch.setattr(train.assembly, "assemble", self._assemble)
         monkeypatch.setattr(compilation, "enable_cache", lambda folder: None)
 
+    @property
+    def traced(self):
+        """How many networks were traced, whole or up to a refusal."""
+        return self._traced[True] + self._traced[False]
+
     def run(self, attacked, words):
         """Returns the outcome of one command line."""
         self._leaf = attacked
@@ -121,9 +126,9 @@ class Attack:
         own = self._leaf.startswith("model.")
         deep = own and sum(config.model.get("depths", (0,))) > DEEPEST
         spent = self._traced[own] >= TRACES[own] or self._traced[self._leaf] >= 3
-        self._traced.update([own, self._leaf])
         if deep or spent:
             raise Reached
+        self._traced.update([own, self._leaf])
         return self._assemble_really(config, **arguments)
 
     def _begin(self, config, run, *unused, seed_key):
@@ -195,8 +200,9 @@ def test_200_strings_are_accepted_or_told(attack, generator):
 @pytest.mark.slow
 def test_2000_strings_are_accepted_or_told(attack, generator):
     bad, counts = bombard(attack, generator, 2000)
-    print(dict(counts))
+    print(dict(counts), "of them traced:", attack.traced)
     assert bad == []
+    assert attack.traced > 70
     assert counts["refused"] > 1000
     assert counts["accepted"] > 100
 

@@ -1,6 +1,7 @@
 """`python -m lvb.train` as a process: its errors, exit codes and signals."""
 
 import concurrent.futures
+import itertools
 import os
 import pathlib
 import signal
@@ -72,8 +73,10 @@ def tfrecord_set(folder):
 def bad_commands(folder):
     """What goes wrong -> arguments and a part of the sentence that tells it."""
 
+    numbers = itertools.count()  # Two run at a time; a workdir is for one.
+
     def tiny(**changes):
-        return runs.tiny_arguments(folder / "run", **changes)
+        return runs.tiny_arguments(folder / f"run{next(numbers)}", **changes)
 
     def source(value):
         return tiny(**{"data.source": value})
@@ -142,7 +145,7 @@ def test_bad_input_ends_with_one_clear_sentence(outcomes):
 
 def test_bad_input_leaves_no_run_behind(outcomes, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
-    assert not list(folder.glob(f"bad*/run/{workdir.CONFIG}"))
+    assert not list(folder.glob(f"bad*/run*/{workdir.CONFIG}"))
 
 
 def wait_for(running, text):

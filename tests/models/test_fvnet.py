@@ -307,10 +307,13 @@ def test_variant_fuses_and_runs_in_bfloat16(variant):
     images = jax.random.normal(jax.random.key(1), (16, 64, 64, 3))
     variables = calibrated(model, images)
     fused = fusion.fuse_variables(model, deployed, variables)
+    for size, batch in ((64, 256), (96, 16)):
+        others = jax.random.normal(jax.random.key(size), (batch, size, size, 3))
+        logits = features_of(model, variables, others)
+        found = features_of(deployed, fused, others)
+        np.testing.assert_array_equal(found.argmax(axis=-1), logits.argmax(axis=-1))
+        assert np.abs(found - logits).max() < 1e-5 * np.abs(logits).max()
     logits = features_of(model, variables, images)
-    found = features_of(deployed, fused, images)
-    np.testing.assert_array_equal(found.argmax(axis=-1), logits.argmax(axis=-1))
-    assert np.abs(found - logits).max() < 1e-5 * np.abs(logits).max()
     halves = np.asarray(features_of(rough, variables, images), np.float32)
     assert np.all(np.isfinite(halves))
     assert np.corrcoef(halves.ravel(), np.ravel(logits))[0, 1] > 0.99
