@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fixtures import randomised
+from sizes import slow_but
 from small_models import SMALL
 
 import lvb
@@ -17,7 +18,11 @@ def shapes_of(model, size=(64, 64), channels=3):
     )
 
 
-@pytest.fixture(scope="module", params=sorted(SMALL))
+@pytest.fixture(
+    scope="module",
+    # FMViT is fused in its own tests, too, and takes the longest.
+    params=slow_but([name for name in SMALL if name != "fmvit_t"], sorted(SMALL)),
+)
 def network(request):
     """A small model, random variables that need not be an initialisation, images."""
     model = lvb.create_model(request.param, num_classes=5, **SMALL[request.param])

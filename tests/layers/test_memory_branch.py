@@ -208,6 +208,7 @@ def gradients(layer, x, *, seed=7):
     return slope(variables["params"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recurrence", ["scan", "associative"])
 def test_which_parameters_learn_from_one_two_and_three_chunks(recurrence):
     """One chunk: the store is idle. Two: momentum is, V_0 = 0. Three: all learn."""
@@ -262,6 +263,7 @@ def test_outer_gradient_equals_central_differences_for_every_parameter():
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_hundred_chunks_of_4096_tokens_keep_gradients_small(dtype):
     """Projections of deviation 0.02, 0.2 and 0.3 on a 64 x 64 map, one image.

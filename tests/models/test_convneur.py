@@ -232,6 +232,7 @@ def test_an_open_gate_is_the_local_network(network):
         np.testing.assert_allclose(feature, other[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fusions_differ_as_their_formulas_say(network):
     """Add with G = c shifts the block's output by c; concat = [I, 0] is local."""
     _, variables, images = network
@@ -257,6 +258,7 @@ def test_fusions_differ_as_their_formulas_say(network):
     np.testing.assert_allclose(joined["stage4"], plain["stage4"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gate_scope_stage_gates_later_blocks_too(network):
     _, variables, images = network
     model = tiny(gate_scope="stage")
@@ -390,6 +392,7 @@ def test_every_parameter_learns_where_each_stage_has_three_chunks():
             assert np.abs(leaf).max() > 0, name
 
 
+@pytest.mark.slow
 def test_stages_of_one_chunk_leave_their_store_without_gradient_and_decay():
     """At 32 px and 16 tokens a chunk, stages 2 to 4 are one chunk; stage 1 is four."""
     model, images = tiny(chunk_size=16), images_of(2, 32, 32, 3)
@@ -430,6 +433,7 @@ def test_remat_changes_no_gradient(network):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_drop_path_grows_with_depth_and_needs_training(network):
     _, variables, images = network
     model = tiny(drop_path_rate=0.9)
@@ -457,6 +461,7 @@ def test_bf16_keeps_parameters_float32_and_stays_near(network):
         assert error.max() < 0.1 * np.abs(wide[name]).max()
 
 
+@pytest.mark.slow
 def test_a_black_image_has_finite_gradients(network):
     _, variables, _ = network
     model, images = tiny(chunk_size=32), jnp.zeros((1, 32, 32, 3))

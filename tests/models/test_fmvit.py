@@ -195,6 +195,7 @@ def test_fused_equals_unfused_in_every_size(variant):
     assert relative(after, before) < 1e-9
 
 
+@pytest.mark.slow
 def test_bfloat16_odd_images_stay_finite(calibrated):
     backbone = tiny(dtype=jnp.bfloat16, op_form="reference")
     variables = {name: tree["backbone"] for name, tree in calibrated.items()}
@@ -275,6 +276,7 @@ def test_rematerialisation_does_not_change_gradients(calibrated):
         )
 
 
+@pytest.mark.slow
 def test_rematerialisation_is_per_stage_and_keeps_the_tree():
     assert shapes_of(tiny(remat=True)) == shapes_of(tiny())
 

@@ -149,12 +149,10 @@ def test_training_parameters_of_table_3(variant, groups, millions):
     assert round((backbone + 20462320) / 1e6, 2) == millions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    slow_but(
-        1,
-        [dict(groups=(2, 4, 8, 16)), dict(dw_branches=()), dict(stem_asym_on_dw=False)],
-    ),
+    [dict(groups=(2, 4, 8, 16)), dict(dw_branches=()), dict(stem_asym_on_dw=False)],
 )
 def test_training_branches_cost_nothing_when_fused(options):
     deployed = classify(build("T", deploy=True, **options))

@@ -79,6 +79,7 @@ def test_fused_is_unfused(variables, images, features):
     assert deviation(features_of(tiny(deploy=True), fused, images), features) < 1e-5
 
 
+@pytest.mark.slow
 def test_fused_is_unfused_in_float64(variables, images):
     with jax.enable_x64():
         wide = dict(dtype=jnp.float64, param_dtype=jnp.float64)
@@ -117,6 +118,7 @@ def test_frozen_batch_norm_uses_and_keeps_the_statistics(variables, images, feat
     assert deviation(found, features) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -178,6 +180,7 @@ ALWAYS_SILENT = {
 }
 
 
+@pytest.mark.slow
 def test_every_parameter_learns(variables, images):
     assert silent(loss_gradient(tiny(), variables, images)) == ALWAYS_SILENT
 
@@ -188,6 +191,7 @@ def test_every_parameter_learns_with_stored_statistics(variables, images):
     assert silent(loss_gradient(model, variables, images)) == set()
 
 
+@pytest.mark.slow
 def test_gradients_that_are_zero_at_initialisation(started, images):
     """Behind a factor that starts at zero, and nowhere else."""
     gradient = loss_gradient(tiny(), started, images)

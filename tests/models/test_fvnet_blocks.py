@@ -139,6 +139,7 @@ def test_block_without_residual_is_the_mixer_alone():
     np.testing.assert_array_equal(carry, same_carry)
 
 
+@pytest.mark.slow
 def test_dropped_paths_leave_the_input():
     x = jax.random.normal(jax.random.key(1), (8, 3, 4, 8))
     block = fvnet_blocks.Block(

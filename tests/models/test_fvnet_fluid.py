@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from fixtures import randomised
 from reference import liquid as reference
+from sizes import slow_but
 
 from lvb.models import fvnet_fluid
 
@@ -265,15 +266,18 @@ def test_bfloat16_block_keeps_its_dynamics_in_float32():
 
 @pytest.mark.parametrize(
     "fields",
-    [
-        dict(shared_local=False),
-        dict(pointwise=True),
-        dict(tie_tau=False),
-        dict(kernel_size=5),
-        dict(tau_map="softplus"),
-        dict(gate="dense_per_phase"),
-        dict(use_gap=False, fusion="se"),
-    ],
+    slow_but(
+        2,
+        [
+            dict(shared_local=False),
+            dict(pointwise=True),
+            dict(tie_tau=False),
+            dict(kernel_size=5),
+            dict(tau_map="softplus"),
+            dict(gate="dense_per_phase"),
+            dict(use_gap=False, fusion="se"),
+        ],
+    ),
     ids=str,
 )
 def test_every_parameter_of_a_variation_learns(fields):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 from flax import traverse_util
 from fvnet_cases import num_params, shapes_of, tiny, variables_of
+from sizes import slow_but
 
 from lvb.layers import fusion
 from lvb.models import fvnet
@@ -12,26 +13,29 @@ from lvb.models import fvnet
 
 @pytest.mark.parametrize(
     "options",
-    [
-        dict(num_phases=2),
-        dict(num_phases=1),
-        dict(num_phases=2, tau_spans=((0.1, 0.2), (0.2, 0.4))),
-        dict(stem_tau_span=(0.1, 0.2), stage_span_factor=(1, 1, 1, 1)),
-        dict(tie_tau=False),
-        dict(shared_local=False, mixer_pointwise=True),
-        dict(tau_map="softplus"),
-        dict(propagate="none"),
-        dict(propagate="learned"),
-        dict(propagate="log_tau"),
-        dict(stem_width=0.5, ffn_ratio=(0, 0, 0, 2)),
-        dict(residual=False),
-        dict(norm="layer"),
-        dict(activation="silu"),
-        dict(mpfb_stages=(2, 4), mhsa_stages=(3, 4)),
-        dict(mpfb_stages=(1, 3)),
-        dict(token_mixer="depthwise", mpfb_stages=(1, 2, 3, 4)),
-        dict(head_dim=16, drop_path_rate=0.1, remat=True),
-    ],
+    slow_but(
+        6,
+        [
+            dict(num_phases=2),
+            dict(num_phases=1),
+            dict(num_phases=2, tau_spans=((0.1, 0.2), (0.2, 0.4))),
+            dict(stem_tau_span=(0.1, 0.2), stage_span_factor=(1, 1, 1, 1)),
+            dict(tie_tau=False),
+            dict(shared_local=False, mixer_pointwise=True),
+            dict(tau_map="softplus"),
+            dict(propagate="none"),
+            dict(propagate="learned"),
+            dict(propagate="log_tau"),
+            dict(stem_width=0.5, ffn_ratio=(0, 0, 0, 2)),
+            dict(residual=False),
+            dict(norm="layer"),
+            dict(activation="silu"),
+            dict(mpfb_stages=(2, 4), mhsa_stages=(3, 4)),
+            dict(mpfb_stages=(1, 3)),
+            dict(token_mixer="depthwise", mpfb_stages=(1, 2, 3, 4)),
+            dict(head_dim=16, drop_path_rate=0.1, remat=True),
+        ],
+    ),
     ids=str,
 )
 def test_every_switch_builds_and_trains(options):
@@ -56,6 +60,7 @@ def test_every_switch_builds_and_trains(options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -77,6 +77,7 @@ def test_initialisation(initial):
     assert np.all(params["stage4/block1/token_mixer/attention_biases"] == 0)
 
 
+@pytest.mark.slow
 def test_every_parameter_receives_a_gradient(tiny):
     model, variables, _ = tiny
 
@@ -136,6 +137,7 @@ def test_frozen_batch_norm_trains_as_it_evaluates(tiny):
     np.testing.assert_allclose(run(variables, x), apply(variables, x), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_no_value():
     options = {**cases.TINY, "depths": (0, 2, 0, 0)}
     variables = cases.random_variables(lsnet.LSNet(**options))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 from reference import lsnet_layout
+from sizes import slow_but
 
 from lvb.heads import classifier
 from lvb.models import lsnet, lsnet_compare, lsnet_weights
@@ -95,7 +96,7 @@ def test_the_written_layout_has_the_official_counts(variant):
         assert count(two) - count(plain) == 15_360
 
 
-@pytest.mark.parametrize("variant", lsnet.VARIANTS)
+@pytest.mark.parametrize("variant", slow_but(1, lsnet.VARIANTS))
 @pytest.mark.parametrize("two_heads", [False, True])
 def test_every_official_name_and_shape_is_ours(variant, two_heads):
     fields = lsnet.VARIANTS[variant]
@@ -159,6 +160,7 @@ def test_round_trip_is_bit_exact(state):
             np.testing.assert_array_equal(back[name], array, err_msg=name)
 
 
+@pytest.mark.slow
 def test_without_the_rep_branch_zeros_take_its_place(state):
     plain = {name: a for name, a in state.items() if ".mixer.conv1." not in name}
     expected = lsnet_layout.Network(plain, DEPTHS)(np.moveaxis(images(), -1, 1))
