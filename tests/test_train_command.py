@@ -211,3 +211,17 @@ def test_the_quick_start_reads_nearly_every_digit(tmp_path):
     assert code == process.DONE, err
     notes = arrays(tmp_path, 110).notes
     assert notes["progress"]["last"]["value"] >= 0.95, out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lsnet_t", "convneur_m1", "fvnet_n", "fmvit_t"])
+def test_a_smoke_run_comes_to_its_end(name, tmp_path):
+    config = runs.ROOT / "configs" / f"{name}.py"
+    code, out, err = finish(
+        start([f"--config={config}:smoke", f"--workdir={tmp_path}"])
+    )
+    assert code == process.DONE, err
+    assert "Summary:" in out
+    found = arrays(tmp_path, 12)
+    assert found.notes["model"]["name"] == name
+    assert found.notes["progress"]["last"]["step"] == 12
