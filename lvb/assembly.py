@@ -235,21 +235,17 @@ def assemble(
     _check_recalibration(config)
     plan = plan_run(config, num_train=num_train, mesh=mesh)
     task = make_task(config, num_classes=num_classes, teacher=teacher)
-    image_shape = (config.data.image_size,) * 2 + (config.data.channels,)
+    image_shape = _image_shape(config)
     variables = jax.eval_shape(
         functools.partial(task.init, image_shape=image_shape), jax.random.key(0)
     )
     rate = make_schedule(config, plan)
     tx = make_optimizer(config, rate, params=variables["params"])
-    train_batch = _batch_shapes(config.batch_size, image_shape)
-    eval_batch = _batch_shapes(plan.eval_batch_size, image_shape)
-    constants = teacher.variables if teacher is not None else {}
-    if teacher is not None and config.distillation.cache:
-        constants, logits = {}, (config.batch_size, num_classes)
-        train_batch[distillation.TEACHER_LOGITS] = jax.ShapeDtypeStruct(
-            logits, jnp.float32
-        )
-    eval_batch["mask"] = jax.ShapeDtypeStruct((plan.eval_batch_size,), jnp.bool_)
+    remembered = teacher is not None and config.distillation.cache
+    constants = {} if teacher is None or remembered else teacher.variables
+    train_batch, eval_batch = _batches(
+        config, plan, num_logits=num_classes if remembered else 0
+    )
     first_state = functools.partial(
         state.first_state,
         tx=tx,
@@ -357,6 +353,24 @@ def _check_recalibration(config: config_dict.ConfigDict) -> None:
             "ema.recalibrate_batches changes batch statistics that "
             "model.frozen_batch_norm keeps; set one of the two only."
         )
+
+
+def _image_shape(config: config_dict.ConfigDict) -> tuple[int, int, int]:
+    return config.data.image_size, config.data.image_size, config.data.channels
+
+
+def _batches(
+    config: config_dict.ConfigDict, plan: Plan, *, num_logits: int
+) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
+    """A training batch, with a teacher's remembered logits if any, and one to judge."""
+    train_batch = _batch_shapes(config.batch_size, _image_shape(config))
+    if num_logits:
+        train_batch[distillation.TEACHER_LOGITS] = jax.ShapeDtypeStruct(
+            (config.batch_size, num_logits), jnp.float32
+        )
+    eval_batch = _batch_shapes(plan.eval_batch_size, _image_shape(config))
+    eval_batch["mask"] = jax.ShapeDtypeStruct((plan.eval_batch_size,), jnp.bool_)
+    return train_batch, eval_batch
 
 
 def _batch_shapes(
