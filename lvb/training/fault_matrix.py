@@ -17,6 +17,7 @@ from lvb.training import checkpoint, faults, outcome, process, workdir
 
 # Of one session, compilation included; a hang ends here.
 _TIMEOUT = 900.0
+_LONGEST = 400  # Characters of a message in the table: a path and what went wrong.
 _MOMENTS: dict[str, Callable[[faults.Session], bool]] = {
     "compilation": faults.is_compiling,
     "step": faults.has_made(5),  # With something saved before.
@@ -235,4 +236,4 @@ def _end(output: str) -> str:
 
 
 def _brief(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
