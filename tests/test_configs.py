@@ -4,23 +4,23 @@
 difference before committing it.
 """
 
-import os
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import pytest
+from golden_texts import (
+    CONFIGS,
+    GOLDEN,
+    assert_golden,
+    assert_step_traces,
+    golden_path,
+    load,
+)
 from sizes import slow_but
 
 import lvb
 from lvb import assembly
-from lvb.config import flags, names
 from lvb.models import registry
 from lvb.training import sharding
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-CONFIGS = ROOT / "configs"
-GOLDEN = ROOT / "tests" / "golden"
 
 PAPERS = sorted(registry.list_models())
 # A config and the switches whose text is kept.
@@ -36,23 +36,9 @@ RESOLVED = [
 ]
 
 
-def load(name):
-    return flags.load(str(CONFIGS / name))
-
-
-def golden_path(name):
-    """The file of a text: `lsnet_t.py:smoke` -> `lsnet_t__smoke.txt`."""
-    stem = name.replace(".py", "").replace(":", "__", 1)
-    return GOLDEN / (stem.replace("/", "_").replace(":", "_") + ".txt")
-
-
 @pytest.mark.parametrize("name", RESOLVED)
 def test_a_config_resolves_to_its_golden_text(name):
-    text = "\n".join(names.lines(load(name).to_dict())) + "\n"
-    path = golden_path(name)
-    if os.environ.get("LVB_UPDATE_GOLDEN"):
-        path.write_text(text)
-    assert text == path.read_text()
+    assert_golden(name)
 
 
 def test_no_golden_text_is_left_over():
@@ -128,22 +114,6 @@ def test_learning_rates(name, epoch, rate):
     assert float(schedule((epoch - 1) * per_epoch)) == pytest.approx(rate, abs=5e-7)
 
 
-def trace_step(config):
-    run = assembly.assemble(
-        config,
-        num_classes=config.model.num_classes or 10,
-        num_train=100_000,
-        mesh=sharding.make_mesh(),
-    )
-    key = jax.random.key(0)
-    state, _ = jax.eval_shape(
-        run.train_step, run.state, run.train_batch, key, run.constants
-    )
-    return jax.tree.map(lambda x: x.shape, state) == jax.tree.map(
-        lambda x: x.shape, run.state
-    )
-
-
 # The smallest of each family.
 SMALLEST = ("lsnet_t", "convneur_m1", "fvnet_n", "fmvit_t")
 
@@ -151,7 +121,7 @@ SMALLEST = ("lsnet_t", "convneur_m1", "fvnet_n", "fmvit_t")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_training_step_of_the_recipe_traces(name):
-    assert trace_step(load(f"{name}.py"))
+    assert_step_traces(load(f"{name}.py"))
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -171,7 +141,7 @@ def test_the_network_of_every_smoke_run_has_a_shape(name):
 
 @pytest.mark.parametrize("name", slow_but(["lsnet_t"], SMALLEST))
 def test_a_training_step_of_the_quick_start_traces(name):
-    assert trace_step(load(f"quickstart.py:model={name}"))
+    assert_step_traces(load(f"quickstart.py:model={name}"))
 
 
 def test_any_model_can_be_the_quick_start():

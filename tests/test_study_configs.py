@@ -4,19 +4,18 @@
 difference before committing it.
 """
 
-import os
-import pathlib
-
-import jax
 import pytest
+from golden_texts import (
+    CONFIGS,
+    GOLDEN,
+    assert_golden,
+    assert_step_traces,
+    golden_path,
+    load,
+)
 
-from lvb import assembly
 from lvb.config import flags, names, rates
-from lvb.training import optimizer, sharding
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-CONFIGS = ROOT / "configs"
-GOLDEN = ROOT / "tests" / "golden"
+from lvb.training import optimizer
 
 TABLES = (
     *("convneur_table5", "fmvit_table5", "fvnet_table6", "fvnet_table7"),
@@ -34,22 +33,9 @@ RESOLVED = [
 ]
 
 
-def load(name):
-    return flags.load(str(CONFIGS / name))
-
-
-def golden_path(name):
-    stem = name.replace(".py", "").replace(":", "__", 1)
-    return GOLDEN / (stem.replace("/", "_").replace(":", "_") + ".txt")
-
-
 @pytest.mark.parametrize("name", RESOLVED)
 def test_a_config_resolves_to_its_golden_text(name):
-    text = "\n".join(names.lines(load(name).to_dict())) + "\n"
-    path = golden_path(name)
-    if os.environ.get("LVB_UPDATE_GOLDEN"):
-        path.write_text(text)
-    assert text == path.read_text()
+    assert_golden(name)
 
 
 def test_no_golden_text_is_left_over():
@@ -69,34 +55,18 @@ SLOW = (
 )
 
 
-def trace_step(config):
-    """Traces a training step; what comes out has the shapes of what was put in."""
-    run = assembly.assemble(
-        config,
-        num_classes=config.model.num_classes or 10,
-        num_train=100_000,
-        mesh=sharding.make_mesh(),
-    )
-    key = jax.random.key(0)
-    state, _ = jax.eval_shape(
-        run.train_step, run.state, run.train_batch, key, run.constants
-    )
-    shapes = [x.shape for x in jax.tree.leaves(state)]
-    assert shapes == [x.shape for x in jax.tree.leaves(run.state)]
-
-
 @pytest.mark.parametrize(
     "name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 )
 def test_a_training_step_traces(name):
-    trace_step(load(name))
+    assert_step_traces(load(name))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_a_training_step_of_every_row_traces(table):
     for row in flags.load_module(str(CONFIGS / "ablations" / f"{table}.py")).ROWS:
-        trace_step(load(f"ablations/{table}.py:smoke,row={row}"))
+        assert_step_traces(load(f"ablations/{table}.py:smoke,row={row}"))
 
 
 @pytest.mark.parametrize(
