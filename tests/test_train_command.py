@@ -35,7 +35,7 @@ def start(arguments, *, devices=1):
 
 
 def finish(running):
-    out, err = running.communicate(timeout=600)
+    out, err = running.communicate(timeout=1200)
     return running.returncode, out, err
 
 
