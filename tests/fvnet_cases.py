@@ -20,7 +20,8 @@ def tiny(**options):
 
 def classifier_of(variant, **options):
     """The 1,000-class model of a row of Table 1."""
-    shared = {key: options[key] for key in ("deploy", "dtype") if key in options}
+    names = ("deploy", "dtype", "param_dtype")
+    shared = {name: options[name] for name in names if name in options}
     return classification.ImageClassifier(
         fvnet.FVNet(**{**fvnet.VARIANTS[variant]._asdict(), **options}),
         classifier.ClassifierHead(1000, **shared),

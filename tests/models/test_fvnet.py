@@ -321,3 +321,19 @@ def test_variant_fuses_and_runs_in_bfloat16(variant):
     halves = np.asarray(features_of(rough, variables, images), np.float32)
     assert np.all(np.isfinite(halves))
     assert np.corrcoef(halves.ravel(), np.ravel(logits))[0, 1] > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["N", "T", "S"])
+def test_variant_fuses_exactly_in_float64(variant):
+    with jax.enable_x64():
+        wide = dict(dtype=jnp.float64, param_dtype=jnp.float64)
+        model = classifier_of(variant, **wide)
+        deployed = classifier_of(variant, deploy=True, **wide)
+        images = jax.random.normal(jax.random.key(2), (4, 64, 64, 3), jnp.float64)
+        variables = calibrated(model, images)
+        fused = fusion.fuse_variables(model, deployed, variables)
+        logits = features_of(model, variables, images)
+        found = features_of(deployed, fused, images)
+        assert found.dtype == jnp.float64
+        assert np.abs(found - logits).max() <= 1e-9 * np.abs(logits).max()
