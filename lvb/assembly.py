@@ -257,28 +257,13 @@ def assemble(
         key = state.stream_key(seed_key, "params", step=0)
         return first_state(task.init(key, image_shape=image_shape))
 
-    def train_step(
-        train_state: Any, batch: Any, seed_key: jax.Array, constants: Any = None
-    ) -> Any:
-        return step.train_step(
-            train_state,
-            batch,
-            task=task if teacher is None else task.bind(constants),
-            tx=tx,
-            seed_key=seed_key,
-            grad_accum=config.grad_accum,
-            ema_decay=config.ema.decay,
-            ema_warmup=config.ema.warmup,
-            log_every=config.log_every,
-        )
-
     state_shapes = jax.eval_shape(first_state, variables)
     return Run(
         plan=plan,
         task=task,
         schedule=rate,
         init=init,
-        train_step=train_step,
+        train_step=_train_step(config, task, tx, binds=teacher is not None),
         eval_step=functools.partial(step.eval_step, task=task),
         health_step=_health_step(config, task),
         state=state_shapes,
@@ -293,6 +278,33 @@ def assemble(
         eval_batch=eval_batch,
         totals=jax.eval_shape(task.evaluate, variables, eval_batch),
     )
+
+
+def _train_step(
+    config: config_dict.ConfigDict,
+    task: classification.ClassificationTask,
+    tx: optax.GradientTransformation,
+    *,
+    binds: bool,
+) -> Callable[..., Any]:
+    """See `Run.train_step`; a task with a teacher binds the constants to itself."""
+
+    def train_step(
+        train_state: Any, batch: Any, seed_key: jax.Array, constants: Any = None
+    ) -> Any:
+        return step.train_step(
+            train_state,
+            batch,
+            task=task.bind(constants) if binds else task,
+            tx=tx,
+            seed_key=seed_key,
+            grad_accum=config.grad_accum,
+            ema_decay=config.ema.decay,
+            ema_warmup=config.ema.warmup,
+            log_every=config.log_every,
+        )
+
+    return train_step
 
 
 def _health_step(

@@ -14,8 +14,6 @@ writes a JSON and a Markdown file. Beside PyTorch: `scripts/compare_torch.py`.
 
 import argparse
 import importlib
-import json
-import pathlib
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -123,10 +121,7 @@ def print_table(rows: Sequence[paper_tables.Row], out: str | None) -> None:
     if missing:
         print(f"\nNot built yet: {', '.join(missing)}.")
     if out:
-        folder = pathlib.Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "counts.json").write_text(json.dumps(counts, indent=1) + "\n")
-        (folder / "counts.md").write_text(text + "\n")
+        markdown.save(out, "counts", result=counts, text=text)
 
 
 def _error(value: float, printed: str | None) -> float | None:

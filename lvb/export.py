@@ -76,18 +76,25 @@ def export_checkpoint(
 
 
 def export_random(
-    names: Sequence[str], out: pathlib.Path, **options: Any
+    names: Sequence[str],
+    out: pathlib.Path,
+    *,
+    images: str | None = None,
+    **options: Any,
 ) -> dict[str, dict[str, Any]]:
     """Exports models with random weights, to try a runtime before there are others.
 
     Args:
       names: of models.
       out: folder of the files.
+      images: folder of photographs for batch statistics and certificate, or None for
+        noise.
       **options: as for `export_variables`.
 
     Returns:
       Certificates by file name.
     """
+    pixels = sample_pixels(images, _PREPROCESSING)
     certificates = {}
     for name in names:
         model = {"name": name, "num_classes": 1000}
@@ -98,8 +105,12 @@ def export_random(
         }
         network = api.create_model(**model)
         variables = random_weights.random_variables(network)
-        variables = random_weights.calibrated(network, variables)
-        certificates |= export_variables(notes, variables, out, **options)
+        variables = random_weights.calibrated(
+            network, variables, np.asarray(normalise(pixels, _PREPROCESSING))
+        )
+        certificates |= export_variables(
+            notes, variables, out, images=images, **options
+        )
     return certificates
 
 

@@ -7,9 +7,7 @@ DataLoader with timm's transforms, in one run, in turns, on the same cores.
 import argparse
 import contextlib
 import functools
-import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,10 +74,7 @@ def run(args: argparse.Namespace) -> int:
     text = report(result)
     print(text)
     if args.out:
-        out = pathlib.Path(args.out)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "input.json").write_text(json.dumps(result, indent=1) + "\n")
-        (out / "input.md").write_text(text + "\n")
+        markdown.save(args.out, "input", result=result, text=text)
     return process.DONE
 
 

@@ -1,14 +1,12 @@
 """`python -m lvb.benchmark --latency`: flags, the interleaved run, JSON and table."""
 
 import argparse
-import json
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lvb import api, contenders
-from lvb.analysis import latency_report, machine, roofline, timing
+from lvb.analysis import latency_report, machine, markdown, roofline, timing
 from lvb.training import compilation, process, provenance
 
 _TURN = 0.1  # Seconds: short calls are repeated, so that the clock does not matter.
@@ -70,10 +68,7 @@ def run(args: argparse.Namespace) -> int:
     text = latency_report.report(result)
     print(text)
     if args.out:
-        folder = pathlib.Path(args.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{args.name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (folder / f"{args.name}.md").write_text(text + "\n")
+        markdown.save(args.out, args.name, result=result, text=text)
     return process.DONE
 
 

@@ -1,8 +1,6 @@
 """`python -m lvb.benchmark --operators`: is the chosen form the fastest?"""
 
 import argparse
-import json
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -66,10 +64,7 @@ def run(args: argparse.Namespace) -> int:
     text = report(result)
     print(text)
     if args.out:
-        folder = pathlib.Path(args.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "operators.json").write_text(json.dumps(result, indent=1) + "\n")
-        (folder / "operators.md").write_text(text + "\n")
+        markdown.save(args.out, "operators", result=result, text=text)
     return process.DONE
 
 

@@ -112,10 +112,9 @@ def _start(
         return number, checkpoint.restore_state(
             found, run.state, shardings=run.shardings
         )
-    fresh = compilation.run_once(run.init, seed_key, out_shardings=run.shardings)
-    return 0, transfer.start(
+    return 0, transfer.first_state(
         config,
-        fresh,
+        run.init,
         shardings=run.shardings,
         class_names=classes,
         seed_key=seed_key,

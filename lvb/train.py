@@ -259,10 +259,9 @@ def _first_state(
     """The state of a checkpoint, or that of step 0, on the devices."""
     if found is not None:
         return checkpoint.restore_state(found, run.state, shardings=run.shardings)
-    fresh = compilation.run_once(run.init, seed_key, out_shardings=run.shardings)
-    return transfer.start(
+    return transfer.first_state(
         config,
-        fresh,
+        run.init,
         shardings=run.shardings,
         class_names=class_names,
         seed_key=seed_key,

@@ -16,6 +16,7 @@ from lvb.losses import distillation as losses
 from lvb.tasks import classification, distillation
 from lvb.training import (
     checkpoint,
+    compilation,
     exported,
     prediction,
     report,
@@ -79,29 +80,30 @@ def resolve_model(
     return config.lock()
 
 
-def start(
+def first_state(
     config: config_dict.ConfigDict,
-    fresh: state.TrainState,
+    init: Callable[[jax.Array], state.TrainState],
     *,
     shardings: state.TrainState,
     class_names: tuple[str, ...],
     seed_key: jax.Array,
 ) -> state.TrainState:
-    """Puts the weights of `config.init.checkpoint` into a state at step 0.
+    """The state at step 0; it has the weights of `config.init.checkpoint` if given.
 
     Args:
       config: of the run.
-      fresh: the state from the seed, on the devices.
+      init: seed's key -> state.
       shardings: of the state.
       class_names: of the data.
-      seed_key: of the run; a new head is drawn from it.
+      seed_key: of the run; a new head is drawn from it too.
 
     Returns:
-      The state; `fresh` where the config names no checkpoint, or only its network.
+      The state, on the devices.
 
     Raises:
       ValueError: if network, inputs or classes do not fit.
     """
+    fresh = compilation.run_once(init, seed_key, out_shardings=shardings)
     options = config.init
     if not options.checkpoint or options.weights == "none":
         return fresh

@@ -10,14 +10,14 @@ r"""Times lvb beside PyTorch, titans-pytorch and ONNX Runtime, in turns, in one 
 
 Each framework has a process and the same cores to itself; they work alternately (A, B,
 A, B ...), while the others wait. Before it is timed, a twin must reproduce lvb's
-numbers with lvb's weights: logits within 1e-4, or the losses of three training steps.
+numbers with lvb's weights: logits to 1e-4 of the largest, or, of a training step, loss,
+norm of the gradient and the next loss to 1 %.
 The peer of FVNet is a twin; that of ConvNeur is a twin of its local branches alone, and
 so is what lvb runs beside it. On a GPU, bfloat16 is mixed precision on both sides, and
 equality is asked for within what it leaves of it.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 import tempfile
@@ -32,9 +32,11 @@ from lvb.analysis import markdown, timing
 WHAT = ("inference", "train", "memory", "timm", "onnx")
 VARIANTS = "eager,channels_last,compile,compile_channels_last"
 _SCRIPTS = pathlib.Path(__file__).resolve().parent
-# Logits of two compilers; a loss of three steps has been through their gradients.
-_TOLERANCE = {"inference": 1e-4, "onnx": 1e-4, "train": 2e-3}
-_MIXED = 0.3  # Of order 1, in bfloat16.
+# Relative. Logits of two compilers; and the loss after a first step of AdamW, which
+# moves a weight by the sign of its gradient, however small: 0.3 % between PyTorch's own
+# float32 and float64.
+_TOLERANCE = {"inference": 1e-4, "onnx": 1e-4, "train": 1e-2}
+_MIXED = 0.3  # In bfloat16.
 _TURN = 0.2  # Seconds: short calls are repeated within a turn.
 
 
@@ -92,7 +94,7 @@ def check(
     contest: contests.Contest, entry: contests.Entry, facts: Mapping[str, Any]
 ) -> None:
     """Refuses a contender that does not compute what the first one does."""
-    error = facts.get("max_abs_error", 0.0)
+    error = facts.get("error", 0.0)
     limit = _TOLERANCE.get(entry.specification["kind"], 0.0)
     if entry.specification.get("dtype", "float32") != "float32":
         limit = _MIXED
@@ -152,7 +154,7 @@ def report(result: Mapping[str, Any]) -> str:
     for contest in result["contests"]:
         for number, row in enumerate(contest["rows"]):
             ratio = contest["ratios"].get(row["name"])
-            error = row.get("max_abs_error")
+            error = row.get("error")
             memory = row.get("peak_bytes") or row["resident_growth_bytes"]
             cells.append(
                 (
@@ -235,11 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = report(result)
     print(text)
     if args.out:
-        out = pathlib.Path(args.out)
-        out.mkdir(parents=True, exist_ok=True)
-        name = f"compare_{args.what}"
-        (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (out / f"{name}.md").write_text(text + "\n")
+        markdown.save(args.out, f"compare_{args.what}", result=result, text=text)
 
 
 if __name__ == "__main__":

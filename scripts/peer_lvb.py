@@ -52,8 +52,11 @@ def _network(
     call = contender.call
     if kind == "inference":
         results = np.asarray(call(), np.float32)
-    else:  # The first updates, which show that gradients and optimiser agree.
-        results = np.array([_mean_loss(call()) for _ in range(3)])
+    else:  # Loss, gradient and, as the second loss, what the optimiser made of it.
+        first, second = (call()[1] for _ in range(2))
+        results = np.array(
+            [_mean(first["loss"]), _mean(first["grad_norm"]), _mean(second["loss"])]
+        )
     if setup.fused:
         _, variables = api.fuse(module, variables)
     flat = traverse_util.flatten_dict(dict(variables), sep="/")
@@ -69,12 +72,11 @@ def _network(
 
 def _variables(module: Any, image_size: int) -> Any:
     drawn = random_weights.random_variables(module, image_size=image_size)
-    return random_weights.calibrated(module, drawn, image_size=image_size)
+    return random_weights.calibrated(module, drawn, random_weights.noise(image_size))
 
 
-def _mean_loss(outputs: tuple[Any, dict[str, Any]]) -> float:
-    loss = outputs[1]["loss"]
-    return float(loss.total) / int(loss.count)
+def _mean(metric: Any) -> float:
+    return float(metric.total) / int(metric.count)
 
 
 def _memory(

@@ -27,7 +27,7 @@ def build(kind: str, path: str, sample: str) -> tuple[Callable[[], Any], dict]:
     def call() -> np.ndarray:
         return session.run(None, inputs)[0]
 
-    return call, {"max_abs_error": float(np.abs(call() - expected).max())}
+    return call, {"error": peer_process.relative_error(call(), expected)}
 
 
 def describe() -> dict[str, Any]:

@@ -14,6 +14,9 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 _ANSWERS = "LVB_PEER_ANSWERS"  # Environment variable: the file descriptor to write to.
 Handler = Callable[..., dict[str, Any]]
 
@@ -178,6 +181,12 @@ class Contenders:
         """Forgets all contenders and what they hold."""
         self._calls.clear()
         return {}
+
+
+def relative_error(ours: ArrayLike, theirs: ArrayLike) -> float:
+    """The largest difference, relative to the largest of their numbers."""
+    difference = np.abs(np.subtract(ours, theirs))
+    return float(difference.max() / np.abs(theirs).max())
 
 
 def _status(field: str) -> int:

@@ -23,8 +23,8 @@ def test_a_seed_is_a_draw(model):
 
 def test_calibrated_logits_are_of_order_one_and_see_the_image(model):
     variables = random_weights.random_variables(model, image_size=32)
-    variables = random_weights.calibrated(model, variables, image_size=32)
-    images = np.random.default_rng(0).standard_normal((2, 32, 32, 3), np.float32)
+    variables = random_weights.calibrated(model, variables, random_weights.noise(32))
+    images = random_weights.noise(32, batch_size=2, seed=1)
     logits = np.asarray(model.apply(variables, images, train=False))
     assert 0.05 < np.abs(logits).max() < 50
     # A thousand times what exported files may be off by.
@@ -33,7 +33,8 @@ def test_calibrated_logits_are_of_order_one_and_see_the_image(model):
 
 def test_without_batch_norm_nothing_is_measured(model):
     variables = {"params": {"kernel": np.ones(3)}, "batch_stats": {}}
-    assert random_weights.calibrated(model, variables) == variables
+    images = random_weights.noise(32)
+    assert random_weights.calibrated(model, variables, images) == variables
 
 
 def test_variances_are_positive(model):

@@ -100,9 +100,9 @@ def first_state(config, mesh, class_names=DIGITS):
     fresh = jax.tree.map(
         lambda x: jnp.asarray(rng.normal(size=x.shape).astype(x.dtype)), run.state
     )
-    return transfer.start(
+    return transfer.first_state(
         config,
-        fresh,
+        lambda key: fresh,
         shardings=run.shardings,
         class_names=class_names,
         seed_key=sharding.put_key(0, mesh),
@@ -129,7 +129,7 @@ def test_a_run_starts_at_the_weights(saved, variables, mesh, capsys):
 @pytest.mark.parametrize("changes", [{"init.checkpoint": ""}, {"init.weights": "none"}])
 def test_a_run_may_start_from_the_seed(saved, mesh, changes):
     state, fresh = first_state(plain(make_config(saved, **changes)), mesh)
-    assert state is fresh
+    assert same(state, fresh)
 
 
 def test_other_classes_need_a_new_head(saved, variables, mesh):

@@ -1,6 +1,9 @@
-"""Tables as Markdown, readable on a screen as well."""
+"""Tables as Markdown, readable on a screen as well, and what they are made from."""
 
+import json
+import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -30,3 +33,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         *("-" * (width - 1) + ":" for width in widths[1:]),
     ]
     return "\n".join([line(header), line(rule), *(line(row) for row in rows)])
+
+
+def save(folder: str, name: str, *, result: Any, text: str) -> None:
+    """Writes a measurement twice: NAME.json to compute with, NAME.md to read.
+
+    Args:
+      folder: where to; made if there is none.
+      name: of both files.
+      result: what JSON can hold.
+      text: its report.
+    """
+    path = pathlib.Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (path / f"{name}.md").write_text(text + "\n")

@@ -21,7 +21,7 @@ def build(speed_up, fail=False, error=0.0):
     if fail:
         raise ValueError("it does not fit.\\nsecond line")
     speed["now"] = speed_up
-    return lambda: None, {"max_abs_error": error}
+    return lambda: None, {"error": error}
 
 class Clock(peer_process.Contenders):
     def time(self, name, calls):
@@ -58,7 +58,7 @@ def peer(scripts, tmp_path):
 
 def test_a_peer_answers_and_its_prints_do_not_disturb(peer):
     facts = peer.ask("build", name="fast", speed_up=1)
-    assert facts == {"ready_seconds": 1, "max_abs_error": 0.0}
+    assert facts == {"ready_seconds": 1, "error": 0.0}
     assert peer.ask("time", name="fast", calls=3) == {"seconds": 1.0}
     assert peer.ask("growth", name="fast")["bytes"] >= 0
     assert peer.ask("drop") == {}
@@ -120,17 +120,17 @@ def test_a_contest_gives_ratios_by_round(scripts, peer, monkeypatch):
 def test_an_unequal_twin_is_refused(scripts, error):
     entry = scripts.contests.Entry("twin", "torch", {"kind": "inference"})
     with pytest.raises(ValueError, match="it is no fair peer"):
-        scripts.compare_torch.check(contest(scripts), entry, {"max_abs_error": error})
-    scripts.compare_torch.check(contest(scripts), entry, {"max_abs_error": 5e-5})
+        scripts.compare_torch.check(contest(scripts), entry, {"error": error})
+    scripts.compare_torch.check(contest(scripts), entry, {"error": 5e-5})
 
 
 def test_mixed_precision_is_held_to_what_it_can(scripts):
     entry = scripts.contests.Entry(
         "twin", "torch", {"kind": "train", "dtype": "bfloat16"}
     )
-    scripts.compare_torch.check(contest(scripts), entry, {"max_abs_error": 0.1})
+    scripts.compare_torch.check(contest(scripts), entry, {"error": 0.1})
     with pytest.raises(ValueError, match="it is no fair peer"):
-        scripts.compare_torch.check(contest(scripts), entry, {"max_abs_error": 1.0})
+        scripts.compare_torch.check(contest(scripts), entry, {"error": 1.0})
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,10 @@ def peer_torch(repo_root):
 def test_twin_computes_the_same_logits(peer_torch, name, fused):
     model = lvb.create_model(name, **CASES[name])
     variables = random_weights.random_variables(model)
-    variables = random_weights.calibrated(model, variables)
+    variables = random_weights.calibrated(model, variables, random_weights.noise(224))
     if fused:
         model, variables = lvb.fuse(model, variables)
-    images = np.random.default_rng(0).standard_normal((2, 224, 224, 3), np.float32)
+    images = random_weights.noise(224, batch_size=2, seed=1)
     logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
     flat = traverse_util.flatten_dict(dict(variables), sep="/")
     twin = peer_torch._twin(name, flat, deploy=fused).eval()
