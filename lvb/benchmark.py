@@ -7,6 +7,7 @@ r"""Measures models: how large they are, and how fast.
     python -m lvb.benchmark --latency --roofline  # beside what the machine can do
     python -m lvb.benchmark --operators           # forms of the operators
     python -m lvb.benchmark --input               # images per second of the input
+    python -m lvb.benchmark --loop                # what a run adds to its bare steps
 
 Each kind has flags of its own: `--latency --help` lists those of `--latency`. `--out D`
 writes a JSON and a Markdown file. Beside PyTorch: `scripts/compare_torch.py`.
@@ -29,6 +30,7 @@ _KINDS = {
     "latency": "lvb.latency",
     "operators": "lvb.operators",
     "input": "lvb.input_speed",
+    "loop": "lvb.loop_speed",
 }
 _ROW_SETS = {
     "variants": paper_tables.VARIANTS,
