@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvb.analysis import operator_forms
-from lvb.ops import memory_scan, neural_memory
+from lvb.ops import forms, memory_scan, neural_memory
 
 _CHUNK, _WIDTH = 196, 80  # ConvNeur-M1 at 224 px.
 _NUM_CHUNKS = (4, 16)  # Of its stages 2 and 1.
@@ -49,20 +49,28 @@ def memory_case(
         output=draw(4 * width, width) * (4 * width) ** -0.5,
         gain=jnp.zeros(width),
     )
-    rule = neural_memory.UpdateRule(grad_at=grad_at)
 
-    def form(walk: Any, x: Any, initial: Any) -> jax.Array:
+    def form(walk: Any, analytic: bool, x: Any, initial: Any) -> jax.Array:
         queries, writes = x
+        rule = neural_memory.UpdateRule(grad_at=grad_at, analytic=analytic)
         return walk(queries, writes, initial=initial, rule=rule)[0]
 
-    both = {"scan": functools.partial(form, memory_scan.scan_memory)}
+    walks = {"scan": memory_scan.scan_memory}
     if grad_at == "initial":
-        both["associative"] = functools.partial(form, memory_scan.associative_memory)
+        walks["associative"] = memory_scan.associative_memory
+    both = {
+        f"{name}{', analytic' if analytic else ''}": functools.partial(
+            form, walk, analytic
+        )
+        for name, walk in walks.items()
+        for analytic in (False, True)
+    }
+    chosen = "scan, analytic" if forms.resolve("auto") == "shift" else "scan"
     return operator_forms.Case(
         operator="memory",
         shape=f"{'x'.join(map(str, shape))}, gradient at {grad_at}",
         arguments=((draw(*shape), writes), initial),
         forward=both,
         gradient=both,
-        chosen=("scan", "scan"),
+        chosen=(chosen, chosen),
     )

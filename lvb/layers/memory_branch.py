@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from lvb.layers import conv, module
-from lvb.ops import memory_scan, neural_memory, token_chunks
+from lvb.ops import forms, memory_scan, neural_memory, token_chunks
 
 POOLS = ("attention", "mean")
 RECURRENCES = ("scan", "associative")
@@ -191,6 +191,7 @@ class NeuralMemory(module.Layer):
                 norm_epsilon=self.norm_epsilon,
                 second_order=self.inner_second_order,
                 dtype=self.inner_dtype,
+                analytic=forms.resolve(self.op_form) == "shift",
             ),
             read=self.read,
             trace=self.is_mutable_collection("intermediates"),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lvb.layers import context_branch, conv, drop_path, memory_branch, module
-from lvb.ops import response_norm
+from lvb.ops import gelu, response_norm
 
 FUSIONS = ("gate", "add", "concat")
 GATE_SCOPES = ("first_block", "stage")
@@ -84,7 +84,7 @@ class LocalBranch(module.Layer):
         )(x)
         y = layer_norm(self, name="norm")(y)
         y = dense(self, 4 * channels, name="expand")(y)  # (B, H, W, 4C)
-        y = nn.gelu(y, approximate=False)
+        y = gelu.gelu(y)
         if self.block == "grn":
             y = GlobalResponseNorm(name="grn", **self.inherited)(y)
         y = dense(self, channels, name="project")(y)

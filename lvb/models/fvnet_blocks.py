@@ -13,11 +13,11 @@ import jax.numpy as jnp
 
 from lvb.layers import conv, conv_norm, drop_path, module, norm
 from lvb.models import fvnet_fluid
-from lvb.ops import attention, reparam
+from lvb.ops import attention, gelu, reparam
 
 NORMS = ("batch", "layer")
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu": gelu.gelu,
     "relu": nn.relu,
     "silu": nn.silu,
 }

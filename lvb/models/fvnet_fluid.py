@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lvb.layers import conv, conv_norm, module, squeeze_excite
-from lvb.ops import liquid
+from lvb.ops import gelu, liquid
 
 # (low, high) of tau per phase: short, mid, long. Ours: the paper gives no numbers.
 TAU_SPANS = ((0.02, 0.25), (0.25, 0.75), (0.75, 1.5))
@@ -21,8 +21,6 @@ BETA_LIMIT = 2.0  # Ours; one step enlarges a state at most exp(BETA_LIMIT^2 / 4
 GATES = ("low_rank", "channelwise", "dense", "dense_per_phase")
 FUSIONS = ("attention", "average", "concat", "se")
 PROPAGATIONS = ("logit", "learned", "log_tau", "none")
-
-gelu = functools.partial(nn.gelu, approximate=False)
 
 
 def check_choice(owner: str, known: Iterable[Any], **fields: Any) -> None:
@@ -269,7 +267,7 @@ class PhaseFusion(module.Layer):
         small = conv.trunc_normal(0.02)
         width = low_rank_width(shape[1])
         hidden = wide_dense(self, width, name="reduce", kernel_init=small)(pooled)
-        logits = wide_dense(self, shape[0] * shape[1], name="expand")(gelu(hidden))
+        logits = wide_dense(self, shape[0] * shape[1], name="expand")(gelu.gelu(hidden))
         return jnp.reshape(logits, (-1, *shape))
 
 

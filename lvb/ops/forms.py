@@ -3,7 +3,8 @@
 Several operators have a reference form of stock XLA operations and a form of shifted
 multiply-adds; all are equal in value and gradient. XLA:CPU computes depthwise and
 grouped convolutions 25 to 50 times slower than the same sum written as shifted
-multiply-adds; GPUs and TPUs have kernels for them.
+multiply-adds; GPUs and TPUs have kernels for them. With the second form goes that of
+the neural memory in which its inner gradient is written out.
 """
 
 import jax

@@ -58,9 +58,10 @@ def run(queries, writes, initial, *, form="scan", **options):
         ("associative", "initial", 0.0, "after"),
     ],
 )
-def test_equals_unrolled_loops(form, grad_at, clip, read):
+@pytest.mark.parametrize("analytic", [False, True])
+def test_equals_unrolled_loops(form, grad_at, clip, read, analytic):
     queries, writes, initial = problem(read=read)
-    rule = UpdateRule(grad_at=grad_at, clip=clip)
+    rule = UpdateRule(grad_at=grad_at, clip=clip, analytic=analytic)
     with jax.enable_x64():
         y, trace = run(
             queries, writes, initial, form=form, rule=rule, read=read, trace=True
@@ -73,17 +74,25 @@ def test_equals_unrolled_loops(form, grad_at, clip, read):
     np.testing.assert_allclose(trace.loss_before, losses, rtol=0, atol=1e-12)
 
 
-def test_scan_and_associative_form_share_their_gradients():
+@pytest.mark.parametrize(
+    ("grad_at", "form", "analytic"),
+    [
+        ("initial", "associative", False),
+        ("initial", "associative", True),
+        ("previous", "scan", True),
+    ],
+)
+def test_all_forms_share_their_gradients(grad_at, form, analytic):
     problem_ = problem()
-    rule = UpdateRule(grad_at="initial")
 
-    def total(arguments, form):
+    def total(arguments, form, analytic):
+        rule = UpdateRule(grad_at=grad_at, analytic=analytic)
         y, _ = run(*arguments, form=form, rule=rule)
         return jnp.sum(jnp.sin(y))
 
     with jax.enable_x64():
-        one = jax.grad(total)(problem_, "scan")
-        other = jax.grad(total)(problem_, "associative")
+        one = jax.grad(total)(problem_, "scan", False)
+        other = jax.grad(total)(problem_, form, analytic)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert np.abs(a).max() > 1e-6
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)

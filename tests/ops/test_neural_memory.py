@@ -53,10 +53,11 @@ def test_read_and_loss_equal_loops(epsilon):
     np.testing.assert_allclose(loss, expected, rtol=1e-13)
 
 
+@pytest.mark.parametrize("analytic", [True, False])
 @pytest.mark.parametrize("second_order", [True, False])
 @pytest.mark.parametrize("length", [1, L])
-def test_inner_gradient_equals_the_hand_derived_one(length, second_order):
-    rule = UpdateRule(second_order=second_order)
+def test_inner_gradient_equals_the_hand_derived_one(length, second_order, analytic):
+    rule = UpdateRule(second_order=second_order, analytic=analytic)
     weights, write = weights_of(), write_of(length=length)
     with jax.enable_x64():
         slopes = neural_memory.inner_gradient(weights, write, rule=rule)
@@ -229,6 +230,18 @@ def test_products_in_bf16_stay_near_and_the_rest_float32():
     slope = slope_of(write.keys)
     assert np.isfinite(slope).all()
     assert np.abs(slope).max() > 0
+
+
+@pytest.mark.parametrize("analytic", [True, False])
+def test_gradient_of_bf16_products_stays_near(analytic):
+    weights, write = weights_of(dtype=np.float32), write_of(dtype=np.float32)
+    exact = neural_memory.inner_gradient(weights, write, rule=UpdateRule())
+    rule = UpdateRule(dtype=jnp.bfloat16, analytic=analytic)
+    narrow = neural_memory.inner_gradient(weights, write, rule=rule)
+    for a, b in zip(narrow, exact, strict=True):
+        assert a.dtype == jnp.float32
+        # Three products in a row, each of factors rounded to 2^-9.
+        np.testing.assert_allclose(a, b, rtol=0, atol=0.05 * np.abs(b).max())
 
 
 def test_multiply_adds():
