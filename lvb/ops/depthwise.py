@@ -32,6 +32,10 @@ _LARGE_MAP, _MANY_POSITIONS = 7 * 7, 512
 _LARGE_KERNEL = 5  # Side from which dx is a convolution; measured: 3 gains nothing.
 
 
+# Called outside a program it is one of its own, not hundreds of a slice each.
+@functools.partial(
+    jax.jit, static_argnames=("strides", "padding", "gradient"), inline=True
+)
 def depthwise_shift(
     x: jax.Array,
     kernel: jax.Array,
@@ -92,7 +96,9 @@ def choose_gradient(
     rows = (shape[1] + 2 * padding[0] - kernel_shape[0]) // strides + 1
     columns = (shape[2] + 2 * padding[1] - kernel_shape[1]) // strides + 1
     positions = rows * columns
-    if positions < _LARGE_MAP or shape[0] * positions < _MANY_POSITIONS:
+    # Exported programs have a symbolic batch, and are not differentiated.
+    symbolic = not isinstance(shape[0], int)
+    if symbolic or positions < _LARGE_MAP or shape[0] * positions < _MANY_POSITIONS:
         return "autodiff"
     if strides == 1 and min(kernel_shape[:2]) >= _LARGE_KERNEL:
         return "turned"

@@ -15,6 +15,10 @@ from lvb.ops import forms
 GROUPINGS = ("interleaved", "contiguous")
 
 
+# Called outside a program it is one of its own, not hundreds of a slice each.
+@functools.partial(
+    jax.jit, static_argnames=("kernel_size", "grouping", "form"), inline=True
+)
 def ska(
     x: jax.Array,
     weights: jax.Array,

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from jax.test_util import check_grads
 from reference import convolution as reference
 
@@ -119,6 +120,19 @@ def test_gradient_follows_map_and_kernel(shape, kernel, strides, expected):
         (*shape, 8), (kernel, kernel, 1, 8), strides=strides, padding=padding
     )
     assert found == expected
+
+
+def test_a_batch_may_be_symbolic():
+    """As in exported programs; the map is one whose gradient depends on the batch."""
+    kernel = np.ones((3, 3, 1, 2), np.float32)
+    shape = (*export.symbolic_shape("batch"), 14, 14, 2)
+    program = export.export(
+        jax.jit(lambda x: depthwise.depthwise_shift(x, kernel, padding=(1, 1)))
+    )(jax.ShapeDtypeStruct(shape, np.float32))
+    y = program.call(np.ones((3, 14, 14, 2), np.float32))
+    assert y.shape == (3, 14, 14, 2)
+    assert y[2, 0, 0, 1] == 4  # Taps inside the map, at its corner.
+    assert y[2, 7, 7, 0] == 9
 
 
 def test_turned_gradient_has_no_form_for_strides():
