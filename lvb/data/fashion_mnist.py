@@ -27,17 +27,22 @@ _IMAGE_MAGIC, _LABEL_MAGIC = 2051, 2049  # IDX: unsigned bytes in 3 and 1 dimens
 
 
 def open_fashion_mnist(
-    split: str, *, data_dir: str | os.PathLike[str] | None
+    split: str,
+    *,
+    data_dir: str | os.PathLike[str] | None,
+    num_train: int | None = None,
 ) -> sources.ArraySource:
     """Returns 60,000 ("train") or 10,000 ("val") pictures, (28, 28, 1) uint8.
 
     Args:
       split: "train" or "val"; "val" is the official test set.
       data_dir: directory that holds `fashion_mnist/` with the four official files.
+      num_train: takes that many of the training pictures, the first ones; None is all.
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: no data_dir was given, or a file is damaged.
+      ValueError: no data_dir was given, there are too few pictures, or a file is
+        damaged.
     """
     if data_dir is None:
         raise ValueError(
@@ -48,6 +53,13 @@ def open_fashion_mnist(
     prefix = _PREFIXES[split]
     images = _read_idx(folder, f"{prefix}-images-idx3-ubyte.gz", _IMAGE_MAGIC)
     labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte.gz", _LABEL_MAGIC)
+    if split == "train" and num_train is not None:
+        if num_train > len(images):
+            raise ValueError(
+                f"data source 'fashion_mnist:{num_train}' asks for more training "
+                f"pictures than the {len(images)} there are."
+            )
+        images, labels = images[:num_train], labels[:num_train]
     return sources.ArraySource(
         images[..., None],
         labels,

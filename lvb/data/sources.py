@@ -5,7 +5,7 @@
 | `digits` | scikit-learn's 1,797 handwritten digits, a fixed stratified split |
 | `synthetic` | generated pictures, see `synthetic.SyntheticSource` for the options |
 | `folder:/path` | one directory per class, see `folder.open_folder` |
-| `fashion_mnist` | the official gzip files in `<data_dir>/fashion_mnist` |
+| `fashion_mnist[:n]` | the official gzip files in `<data_dir>/fashion_mnist` |
 | `tfds:name[/config][:version]` | a prepared ArrayRecord set under `<data_dir>` |
 
 A source knows its length and its classes and gives any example at random access.
@@ -211,8 +211,14 @@ def _open_fashion_mnist(
 ) -> Source:
     from lvb.data import fashion_mnist
 
-    _refuse_rest("fashion_mnist", rest)
-    return fashion_mnist.open_fashion_mnist(split, data_dir=data_dir)
+    if rest and not (rest.isdecimal() and int(rest)):
+        raise ValueError(
+            f"data source 'fashion_mnist:{rest}' names no number of training pictures; "
+            "write 'fashion_mnist' for all, or for example 'fashion_mnist:2000'."
+        )
+    return fashion_mnist.open_fashion_mnist(
+        split, data_dir=data_dir, num_train=int(rest) if rest else None
+    )
 
 
 def _open_tfds(rest: str, split: str, *, data_dir: str | None, seed: int) -> Source:

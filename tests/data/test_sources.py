@@ -135,6 +135,10 @@ def test_fashion_mnist_reads_idx(tmp_path):
     source = sources.open_source("fashion_mnist", "train", data_dir=tmp_path)
     np.testing.assert_array_equal(pixels(source[1])[..., 0], images[6:].reshape(3, 2))
     assert source[1].label == 9
+    first = sources.open_source("fashion_mnist:1", "train", data_dir=tmp_path)
+    assert [example.label for example in first] == [3]
+    with pytest.raises(ValueError, match=r"fashion_mnist:3' asks for more .* the 2 "):
+        sources.open_source("fashion_mnist:3", "train", data_dir=tmp_path)
 
     write_idx(folder / "train-labels-idx1-ubyte.gz", 2051, (2,), bytes([3, 9]))
     with pytest.raises(ValueError, match=r"labels-idx1-ubyte.gz is damaged .*2051"):
@@ -201,6 +205,8 @@ def test_sources_travel_between_processes(spec):
         ("digits", "train", {"size": 3}, r"takes no options, but \['size'\] came"),
         ("folder:", "train", {}, "'folder:' names no directory"),
         ("fashion_mnist", "train", {}, "needs --data_dir"),
+        ("fashion_mnist:0", "train", {}, "'fashion_mnist:0' names no number of"),
+        ("fashion_mnist:few", "train", {}, "'fashion_mnist:few' names no number of"),
         ("synthetic", "train", {"length": 0, "size": -1}, "length=0, size=-1 must be"),
         ("synthetic", "train", {"channels": 2}, "channels=2"),
         ("synthetic", "train", {"content": "cats"}, "'cats' is unknown"),
