@@ -135,9 +135,11 @@ def _open_onnx(path: pathlib.Path) -> tuple[Callable, tuple, str]:
         raise ValueError(
             f"{path} needs onnxruntime; run pip install 'lvb[export]'."
         ) from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # Errors; its warnings are about its own buffers.
     try:
         session = onnxruntime.InferenceSession(
-            str(path), providers=onnxruntime.get_available_providers()
+            str(path), options, providers=onnxruntime.get_available_providers()
         )
     except Exception as error:
         raise ValueError(

@@ -103,7 +103,8 @@ def stand_in(shape, kind="tensor(float)", inputs=1):
     """A module with the part of onnxruntime that is used."""
 
     class Session:
-        def __init__(self, path, providers):
+        def __init__(self, path, options, providers):
+            assert options.log_severity_level == 3
             if not pathlib.Path(path).read_bytes().startswith(b"onnx"):
                 raise RuntimeError("INVALID_PROTOBUF\nmore lines")
 
@@ -122,7 +123,9 @@ def stand_in(shape, kind="tensor(float)", inputs=1):
             return [images.mean(axis=axes) @ WEIGHTS]
 
     return types.SimpleNamespace(
-        InferenceSession=Session, get_available_providers=lambda: ["CPU"]
+        InferenceSession=Session,
+        SessionOptions=types.SimpleNamespace,
+        get_available_providers=lambda: ["CPU"],
     )
 
 
