@@ -13,7 +13,7 @@ from lvb.analysis import machine, markdown, memory_forms, operator_forms
 from lvb.models import lsnet
 from lvb.training import compilation, process, provenance
 
-OPERATORS = ("depthwise", "grouped", "aggregation", "memory")
+OPERATORS = ("depthwise", "grouped", "stem", "aggregation", "memory")
 _MODELS = "lsnet_t,fvnet_t,convneur_m1,fmvit_t"
 _TOLERANCE = 1.05  # Of the chosen form's time over the best one's.
 
@@ -90,8 +90,7 @@ def cases(
             for use in convolutions(name, batch_size=batch, image_size=image_size)
         }
         for use in uses:
-            kind = "depthwise" if use.groups == use.shape[-1] else "grouped"
-            if kind in only:
+            if operator_forms.kind(use) in only:
                 yield operator_forms.convolution_case(use)
         if "aggregation" in only:
             for shape, kernels in aggregations(models, batch, image_size):
@@ -103,7 +102,7 @@ def cases(
 def convolutions(
     name: str, *, batch_size: int, image_size: int
 ) -> list[operator_forms.Convolution]:
-    """The grouped convolutions of a fused model, read off its jaxpr."""
+    """The convolutions of a fused model that have several forms, from its jaxpr."""
     images = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.float32)
     model = api.create_model(name, op_form="reference", deploy=True)
     shapes = jax.eval_shape(
@@ -112,9 +111,11 @@ def convolutions(
     jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(shapes, images)
     uses = {}
     for equation in _equations(jaxpr.jaxpr):
-        groups = equation.params.get("feature_group_count", 1)
-        if equation.primitive.name == "conv_general_dilated" and groups > 1:
-            x, kernel = (variable.aval.shape for variable in equation.invars)
+        if equation.primitive.name != "conv_general_dilated":
+            continue
+        x, kernel = (variable.aval.shape for variable in equation.invars)
+        groups = equation.params["feature_group_count"]
+        if groups > 1 or x[-1] == images.shape[-1]:
             padding = tuple(low for low, _ in equation.params["padding"])
             strides = equation.params["window_strides"][0]
             use = operator_forms.Convolution(x, kernel, strides, padding, groups)

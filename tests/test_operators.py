@@ -46,6 +46,9 @@ CASES = {
     "grouped": lambda: operator_forms.convolution_case(
         operator_forms.Convolution((1, 4, 4, 8), (1, 1, 2, 4), 1, (0, 0), 4)
     ),
+    "stem": lambda: operator_forms.convolution_case(
+        operator_forms.Convolution((1, 6, 6, 3), (3, 3, 3, 8), 2, (1, 1), 1)
+    ),
     "aggregation": lambda: operator_forms.aggregation_case((1, 4, 4, 8), 2),
     "memory": lambda: memory_forms.memory_case((1, 3, 4, 8), grad_at="initial"),
 }

@@ -18,7 +18,7 @@ Form = Callable[[Any, Any], jax.Array]
 
 
 class Convolution(NamedTuple):
-    """A grouped convolution as a network uses it.
+    """A convolution as a network uses it.
 
     Attributes:
       shape: of x, (B, H, W, C).
@@ -39,7 +39,7 @@ class Case(NamedTuple):
     """An operator at a shape.
 
     Attributes:
-      operator: "depthwise", "grouped", "aggregation" or "memory".
+      operator: "depthwise", "grouped", "stem", "aggregation" or "memory".
       shape: in words, for the table.
       arguments: x and weights, trees of arrays.
       forward: forms by name, for the value alone.
@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
 
 def convolution_case(use: Convolution) -> Case:
-    """The forms of a grouped convolution."""
+    """The forms of a convolution, grouped or of few channels."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal(use.shape, np.float32))
     kernel = jnp.asarray(rng.standard_normal(use.kernel, np.float32))
@@ -70,8 +70,14 @@ def convolution_case(use: Convolution) -> Case:
     forward = {"reference": conv("reference"), "shift": conv("shift")}
     gradient, chosen = dict(forward), forms.resolve("auto")
     chosen_gradient = chosen
-    is_depthwise = use.groups == use.shape[-1] == use.kernel[-1]
-    if is_depthwise:
+    operator = kind(use)
+    if operator == "stem":
+        gradient["shift"] = forward["shift"] = lambda x, w: (
+            convolution.few_channels_shift(x, w, **sizes)
+        )
+        if not convolution.has_few_channels(use.kernel):
+            chosen = chosen_gradient = "reference"
+    if operator == "depthwise":
         del gradient["shift"]
         gradients = depthwise.GRADIENTS[: 3 if use.strides == 1 else 2]
         for name in gradients:
@@ -84,13 +90,20 @@ def convolution_case(use: Convolution) -> Case:
     side = "x".join(map(str, use.kernel[:2]))
     words = "x".join(map(str, use.shape))
     return Case(
-        operator="depthwise" if is_depthwise else "grouped",
+        operator=operator,
         shape=f"{words}, {side} s{use.strides} g{use.groups} -> {use.kernel[-1]}",
         arguments=(x, kernel),
         forward=forward,
         gradient=gradient,
         chosen=(chosen, chosen_gradient),
     )
+
+
+def kind(use: Convolution) -> str:
+    """The operator that a convolution is a case of: see `Case.operator`."""
+    if use.groups == 1:
+        return "stem"
+    return "depthwise" if use.groups == use.shape[-1] == use.kernel[-1] else "grouped"
 
 
 def aggregation_case(shape: tuple[int, ...], num_kernels: int) -> Case:

@@ -1,5 +1,7 @@
 """Every form of a convolution is the sum it stands for."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,9 @@ from lvb.ops import convolution, depthwise, forms
 
 # (map, channels, features, kernel, strides, padding, groups)
 CASES = {
-    "dense 3x3 s2": ((5, 6), 4, 6, (3, 3), 2, (1, 1), 1),
+    "dense 3x3 s2": ((5, 6), 5, 6, (3, 3), 2, (1, 1), 1),
+    "3 channels 3x3 s2": ((5, 6), 3, 6, (3, 3), 2, (1, 1), 1),
+    "1 channel 4x2 s4": ((8, 9), 1, 3, (4, 2), 4, (0, 1), 1),
     "dense 1x1": ((3, 4), 4, 6, (1, 1), 1, (0, 0), 1),
     "depthwise 3x3": ((5, 4), 4, 4, (3, 3), 1, (1, 1), 4),
     "depthwise 3x3 s2, even map": ((6, 8), 4, 4, (3, 3), 2, (1, 1), 4),
@@ -133,6 +137,17 @@ def test_a_batch_may_be_symbolic():
     assert y.shape == (3, 14, 14, 2)
     assert y[2, 0, 0, 1] == 4  # Taps inside the map, at its corner.
     assert y[2, 7, 7, 0] == 9
+
+
+def test_few_channels_are_shifted_only_where_it_pays():
+    def products(features, form):
+        shapes = ((1, 8, 8, 3), (3, 3, 3, features))
+        arrays = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+        conv = functools.partial(convolution.conv2d, form=form)
+        return str(jax.make_jaxpr(conv)(*arrays)).count("conv_general_dilated")
+
+    assert products(32, "shift") == 0
+    assert products(33, "shift") == products(32, "reference") == 1
 
 
 def test_turned_gradient_has_no_form_for_strides():
