@@ -46,7 +46,7 @@ def model(tmp_path, monkeypatch):
     colours = Colours(calls)
 
     class Session:
-        def __init__(self, path, providers):
+        def __init__(self, path, options, providers):
             named = types.SimpleNamespace(
                 name="images", shape=["N", 32, 32, 3], type="tensor(uint8)"
             )
@@ -57,7 +57,9 @@ def model(tmp_path, monkeypatch):
             return [colours(feeds["images"])]
 
     runtime = types.SimpleNamespace(
-        InferenceSession=Session, get_available_providers=lambda: ["CPU"]
+        InferenceSession=Session,
+        SessionOptions=types.SimpleNamespace,
+        get_available_providers=lambda: ["CPU"],
     )
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
     path = tmp_path / "colours.onnx"
