@@ -156,7 +156,16 @@ def _memory_contest(tokens: int, batch: int, backward: bool) -> Contest:
         Entry(f"lvb, {preset}", "lvb", {**shared, "preset": preset})
         for preset in ("paper", "package")
     ]
-    theirs = Entry("titans-pytorch", "torch", {**shared, "chunk_size": _CHUNK})
+    # All its gradients at M_0, as our preset "package"; or each at the memory that the
+    # chunks before have left, as our preset "paper".
+    theirs = [
+        Entry(
+            f"titans-pytorch, gradients at the {at} memory",
+            "torch",
+            {**shared, "chunk_size": _CHUNK, "update_every": every},
+        )
+        for at, every in (("initial", None), ("previous", _CHUNK))
+    ]
     words = "forward and backward" if backward else "forward"
     title = f"neural memory, {words}, {tokens:,} tokens"
-    return Contest(title, tokens * batch, (*ours, theirs))
+    return Contest(title, tokens * batch, (*ours, *theirs))

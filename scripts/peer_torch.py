@@ -142,13 +142,23 @@ def _timm(
 
 
 def _memory(
-    tokens: int, width: int, batch_size: int, backward: bool, chunk_size: int
+    tokens: int,
+    width: int,
+    batch_size: int,
+    backward: bool,
+    chunk_size: int,
+    update_every: int | None,
 ) -> Built:
-    """titans-pytorch's NeuralMemory on a sequence of so many tokens."""
+    """titans-pytorch's NeuralMemory on a sequence of so many tokens.
+
+    Every `update_every` tokens, its "batch size", the memory at which gradients are
+    taken moves on; None never.
+    """
     from titans_pytorch import NeuralMemory
 
     torch.manual_seed(0)
-    layer = NeuralMemory(dim=width, chunk_size=chunk_size).to(_DEVICE)
+    layer = NeuralMemory(dim=width, chunk_size=chunk_size, batch_size=update_every)
+    layer = layer.to(_DEVICE)
     tokens = torch.randn(
         batch_size, tokens, width, device=_DEVICE, requires_grad=backward
     )
