@@ -30,9 +30,18 @@ def test_a_run_is_measured_beside_its_steps(tmp_path):
     for spread in result["seconds_per_step"].values():
         assert spread["rounds"] == 4  # Windows times rounds; the warm-up is none.
         assert 0 < spread["p5"] <= spread["median"] <= spread["p95"]
-    assert result["overhead"] > -1
     assert 0 <= result["data_wait"] <= 1
     assert "ms per step" in (tmp_path / "loop.md").read_text()
+
+
+def test_overhead_is_the_runs_time_over_the_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop_speed, "bare_steps", lambda *a, **k: lambda steps: 0.1)
+    windows = [(0.12, 0.2), (0.125, 0.3), (0.13, 0.4)]
+    monkeypatch.setattr(loop_speed, "training_windows", lambda *a, **k: windows)
+    assert loop_speed.run(parse("--windows=3", "--rounds=1", f"--out={tmp_path}")) == 0
+    result = json.loads((tmp_path / "loop.json").read_text())
+    assert result["overhead"] == pytest.approx(0.25)
+    assert result["data_wait"] == pytest.approx(0.3)
 
 
 def test_windows_are_alike_and_undisturbed():
