@@ -1,7 +1,27 @@
-"""Variables that are neither zero nor one anywhere."""
+"""Modules as one program each, and variables that are neither zero nor one."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+
+def init(module, *args, **options):
+    """Initialises a module in one program, where Flax alone would compile many."""
+    start = functools.partial(module.init, **options)
+    return jax.jit(start)(jax.random.key(0), *args)
+
+
+def init_with_output(module, *args, **options):
+    """The output of a fresh module and its variables, in one program."""
+    start = functools.partial(module.init_with_output, **options)
+    return jax.jit(start)(jax.random.key(0), *args)
+
+
+def apply(module, variables, *args, **options):
+    """Applies a module in one program."""
+    return jax.jit(functools.partial(module.apply, **options))(variables, *args)
 
 
 def randomised(variables, *, seed=7):
@@ -15,18 +35,14 @@ def randomised(variables, *, seed=7):
       The same tree, parameters around their own values, statistics around 0 and 1,
       in float64 where that is enabled (Flax keeps statistics in float32).
     """
-    leaves, tree = jax.tree_util.tree_flatten_with_path(variables)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-
+    # NumPy: a draw in JAX would compile a program for every shape.
+    rng = np.random.default_rng(seed)
     dtype = jnp.result_type(float)
 
-    def draw(path, leaf, key):
-        noise = jax.random.uniform(key, leaf.shape, dtype, -0.5, 0.5)
+    def draw(path, leaf):
+        noise = rng.uniform(-0.5, 0.5, leaf.shape)
         if path[-1].key in ("var", "scale"):
-            return 1 + noise
-        return leaf.astype(dtype) + jnp.asarray(0.3, dtype) * noise
+            return jnp.asarray(1 + noise, dtype)
+        return jnp.asarray(np.asarray(leaf, np.float64) + 0.3 * noise, dtype)
 
-    return jax.tree.unflatten(
-        tree,
-        [draw(path, leaf, key) for (path, leaf), key in zip(leaves, keys, strict=True)],
-    )
+    return jax.tree.map_with_path(draw, variables)

@@ -20,8 +20,8 @@ def shapes_of(model, size=(64, 64), channels=3):
 
 @pytest.fixture(
     scope="module",
-    # FMViT is fused in its own tests, too, and takes the longest.
-    params=slow_but([name for name in SMALL if name != "fmvit_t"], sorted(SMALL)),
+    # FMViT and FVNet are fused in their own tests, too, and take the longest.
+    params=slow_but(["convneur_m1", "lsnet_t"], sorted(SMALL)),
 )
 def network(request):
     """A small model, random variables that need not be an initialisation, images."""

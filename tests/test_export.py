@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tiny_model
+from sizes import slow_but
 
 from lvb import export
 from lvb.training import exporting, weights
@@ -34,7 +35,7 @@ def checkpoint(tmp_path_factory):
     return str(folder / "w")
 
 
-@pytest.fixture(scope="module", params=sorted(NEEDED))
+@pytest.fixture(scope="module", params=slow_but(["stablehlo"], sorted(NEEDED)))
 def files(request, checkpoint, tmp_path_factory):
     """The folder of an export that takes pixels, its format and its certificate."""
     for package in NEEDED[request.param]:

@@ -190,11 +190,11 @@ def bombard(attack, generator, number):
     return bad, counts
 
 
-def test_200_strings_are_accepted_or_told(attack, generator):
-    bad, counts = bombard(attack, generator, 200)
+def test_80_strings_are_accepted_or_told(attack, generator):
+    bad, counts = bombard(attack, generator, 80)
     assert bad == []
-    assert counts["refused"] > 100
-    assert counts["accepted"] > 10
+    assert counts["refused"] > 40
+    assert counts["accepted"] > 4
 
 
 @pytest.mark.slow

@@ -1,9 +1,12 @@
 """MultiBranchConv against loops over Eq. (1), trained and fused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures import apply, init
 from reference import reparam as loops
 
 from lvb.layers import multi_branch_conv
@@ -56,7 +59,7 @@ SIZES = [(6, 5), (7, 8)]
 def random_variables(module, x):
     """Variables of the module's shapes, none at its initial value."""
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), x)
+    shapes = jax.eval_shape(functools.partial(init, module, train=False), x)
 
     def draw(path, leaf):
         if path[-1].key == "var":
@@ -76,10 +79,10 @@ def test_equals_loops_and_its_fused_form(case, size, form):
     with jax.enable_x64(True):
         module = multi_branch_conv.MultiBranchConv(**fields)
         variables = random_variables(module, x)
-        y = np.asarray(module.apply(variables, x, train=False))
+        y = np.asarray(apply(module, variables, x, train=False))
         deployed = multi_branch_conv.MultiBranchConv(**fields, deploy=True)
         fused = module.fuse(variables)
-        y_fused = np.asarray(deployed.apply(fused, x, train=False))
+        y_fused = np.asarray(apply(deployed, fused, x, train=False))
     expected = loops.multi_branch_loops(
         x,
         variables,
@@ -99,7 +102,7 @@ def test_the_fused_tree_is_that_of_one_convolution(case):
     module = multi_branch_conv.MultiBranchConv(**fields)
     fused = module.fuse(random_variables(module, x))
     deployed = multi_branch_conv.MultiBranchConv(**fields, deploy=True)
-    wanted = deployed.init(jax.random.key(0), x, train=False)
+    wanted = init(deployed, x, train=False)
     assert jax.tree.map(np.shape, fused) == jax.tree.map(np.shape, wanted)
     assert set(fused["params"]) == {"conv"}
     assert set(fused["params"]["conv"]) == {"kernel", "bias"}
@@ -119,8 +122,8 @@ def test_training_sums_batch_normalised_branches():
     fields, channels = CASES["multi_group_1x1"]
     x = np.random.default_rng(2).normal(size=(4, 5, 5, channels)).astype(np.float32)
     module = multi_branch_conv.MultiBranchConv(**fields)
-    variables = module.init(jax.random.key(0), x, train=False)
-    y, updates = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    variables = init(module, x, train=False)
+    y, updates = apply(module, variables, x, train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(y.mean(axis=(0, 1, 2)), 0.0, atol=1e-6)
     assert len(jax.tree.leaves(updates)) == 2 * 4
     for leaf in jax.tree.leaves(updates):
@@ -131,7 +134,7 @@ def test_every_branch_trains():
     fields, channels = CASES["depthwise_shortcut"]
     x = np.random.default_rng(3).normal(size=(4, 5, 5, channels)).astype(np.float32)
     module = multi_branch_conv.MultiBranchConv(**fields)
-    variables = module.init(jax.random.key(0), x, train=False)
+    variables = init(module, x, train=False)
 
     def loss(params):
         y, _ = module.apply(
@@ -139,7 +142,7 @@ def test_every_branch_trains():
         )
         return jnp.sum(jnp.sin(y) * x)
 
-    grads = jax.grad(loss)(variables["params"])
+    grads = jax.jit(jax.grad(loss))(variables["params"])
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
         assert np.isfinite(leaf).all(), path
         # The batch norm behind a depthwise 1x1 undoes its factor, epsilon aside.
@@ -154,12 +157,12 @@ def test_bfloat16_branches_add_up_in_float32():
         1, branches=(Branch(1, 1),) * 3, dtype=jnp.bfloat16
     )
     x = jnp.ones((1, 1, 1, 1))
-    variables = module.init(jax.random.key(0), x, train=False)
+    variables = init(module, x, train=False)
     for index, value in enumerate((256.0, 1.0, -256.0)):
         branch = variables["params"][f"branch{index}"]
         branch["conv"]["kernel"] = jnp.zeros((1, 1, 1, 1))
         branch["norm"]["bias"] = jnp.full((1,), value)
-    y = module.apply(variables, x, train=False)
+    y = apply(module, variables, x, train=False)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(y, np.float32), 1.0)
 
@@ -170,10 +173,10 @@ def test_refuses_an_identity_that_changes_shape(field, change):
     fields = dict(features=4, branches=(Branch(3, 1),)) | {field: True} | change
     module = multi_branch_conv.MultiBranchConv(**fields)
     with pytest.raises(ValueError, match="identity branch needs strides=1"):
-        module.init(jax.random.key(0), jnp.ones((1, 4, 4, 4)), train=False)
+        init(module, jnp.ones((1, 4, 4, 4)), train=False)
 
 
 def test_refuses_groups_that_do_not_divide():
     module = multi_branch_conv.MultiBranchConv(6, branches=(Branch(1, 1), Branch(1, 4)))
     with pytest.raises(ValueError, match="groups=4"):
-        module.init(jax.random.key(0), jnp.ones((1, 4, 4, 8)), train=False)
+        init(module, jnp.ones((1, 4, 4, 8)), train=False)

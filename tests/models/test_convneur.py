@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from fixtures import randomised
+from sizes import slow_but
 
 from lvb.analysis import flops
 from lvb.heads.classifier import ClassifierHead
@@ -105,7 +106,7 @@ def network():
     return model, randomised(init(model, images)), images
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", slow_but(1, COUNTS))
 def test_parameters_and_multiply_adds_are_exact(name):
     params, total, local = COUNTS[name]
     model = classifier(name)
@@ -125,7 +126,9 @@ def test_counts_of_the_paper(name):
     assert round(convneur_counts.published_macs(variant) / 1e9, 3) == giga
 
 
-@pytest.mark.parametrize(("fields", "params", "templates", "published"), ABLATIONS)
+@pytest.mark.parametrize(
+    ("fields", "params", "templates", "published"), slow_but(2, ABLATIONS)
+)
 def test_parameters_of_the_ablations(fields, params, templates, published):
     model = classifier("M3", **fields)
     assert num_params(shapes_of(model, 1, 224, 224, 3)[1]) == params
@@ -134,6 +137,7 @@ def test_parameters_of_the_ablations(fields, params, templates, published):
         assert round((params + templates * template) / 1e6, 1) == published
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fields", "expected"), ABLATION_MACS)
 def test_multiply_adds_of_the_ablations(fields, expected):
     assert macs(classifier("M3", **fields)) == expected

@@ -71,7 +71,9 @@ TABLE2 = {"T": (2.0, 0.3), "S": (6.4, 0.8), "M": (12.8, 2.0), "B": (24.3, 4.2)}
 TABLE2["L"] = (35.3, 7.1)
 
 
-@pytest.mark.parametrize("variant", slow_but(1, fmvit.VARIANTS))
+# The fast counts of the smallest network are those of test_counts.py.
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", fmvit.VARIANTS)
 def test_parameters(variant):
     fused, training, parts = PARAMS[variant]
     variables = shapes_of(classify(build(variant, deploy=True)))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures import randomised
+from fixtures import apply, init, init_with_output, randomised
 from reference import attention as reference
 from reference import convolution
 from scipy import special
@@ -21,7 +21,7 @@ def started(model, *args):
 
 
 def fresh(model, *args):
-    return jax.jit(lambda: model.init(jax.random.key(0), *args, train=False))()
+    return init(model, *args, train=False)
 
 
 def normalised(x, stats, params):
@@ -60,7 +60,7 @@ def test_attention_equals_loops():
         )
         x = jax.random.normal(jax.random.key(1), (2, 3, 4, 8))
         variables = started(model, x)
-        y = model.apply(variables, x, train=False)
+        y = apply(model, variables, x, train=False)
         variables = jax.tree.map(np.asarray, variables)
     expected = attention_from_definition(variables, np.asarray(x), head_dim=4)
     np.testing.assert_allclose(y, expected, rtol=1e-11, atol=1e-12)
@@ -75,13 +75,11 @@ def test_fused_attention_is_the_same(norm):
         x = jax.random.normal(jax.random.key(1), (2, 3, 4, 8))
         variables = started(model, x)
         fused = model.fuse(variables)
-        wanted = jax.eval_shape(
-            lambda: deployed.init(jax.random.key(0), x, train=False)
-        )
+        wanted = jax.eval_shape(lambda: init(deployed, x, train=False))
         assert jax.tree.map(jnp.shape, fused) == jax.tree.map(jnp.shape, wanted)
         np.testing.assert_allclose(
-            deployed.apply(fused, x, train=False),
-            model.apply(variables, x, train=False),
+            apply(deployed, fused, x, train=False),
+            apply(model, variables, x, train=False),
             rtol=1e-10,
             atol=1e-12,
         )
@@ -91,13 +89,13 @@ def test_attention_refuses_a_head_that_does_not_divide():
     x = jnp.ones((1, 2, 2, 8))
     model = fvnet_blocks.MultiHeadSelfAttention(3)
     with pytest.raises(ValueError, match="8 channels are not divisible by head_dim=3"):
-        model.init(jax.random.key(0), x, train=False)
+        init(model, x, train=False)
 
 
 def test_feed_forward_starts_at_zero():
     x = jax.random.normal(jax.random.key(1), (2, 3, 4, 8))
     model = fvnet_blocks.FeedForward(2.5)
-    y, variables = model.init_with_output(jax.random.key(0), x, train=False)
+    y, variables = init_with_output(model, x, train=False)
     np.testing.assert_array_equal(y, 0.0)
     assert variables["params"]["expand"]["conv"]["kernel"].shape == (1, 1, 8, 20)
 
@@ -114,7 +112,7 @@ def test_feed_forward_from_definition(activation, act):
     x = jax.random.normal(jax.random.key(1), (2, 3, 4, 8))
     model = fvnet_blocks.FeedForward(2, activation)
     variables = started(model, x)
-    y = model.apply(variables, x, train=False)
+    y = apply(model, variables, x, train=False)
     params, stats = jax.tree.map(
         np.asarray, (variables["params"], variables["batch_stats"])
     )
@@ -131,9 +129,9 @@ def test_block_without_residual_is_the_mixer_alone():
     fields = dict(token_mixer=FLUID, head_dim=None, ffn_ratio=0)
     block = fvnet_blocks.Block(**fields)
     variables = started(block, x, None)
-    with_residual, carry = block.apply(variables, x, None, train=False)
-    alone, same_carry = fvnet_blocks.Block(**fields, residual=False).apply(
-        variables, x, None, train=False
+    with_residual, carry = apply(block, variables, x, None, train=False)
+    alone, same_carry = apply(
+        fvnet_blocks.Block(**fields, residual=False), variables, x, None, train=False
     )
     np.testing.assert_allclose(with_residual, x + alone, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(carry, same_carry)
@@ -146,7 +144,8 @@ def test_dropped_paths_leave_the_input():
         token_mixer=FLUID, head_dim=4, ffn_ratio=2, drop_path_rate=0.9
     )
     variables = started(block, x, None)
-    (y, _), _ = block.apply(
+    (y, _), _ = apply(
+        block,
         variables,
         x,
         None,
@@ -177,9 +176,7 @@ def stage(features=16, num_blocks=2, **fields):
 
 
 def sown_taus(model, variables, x, carry):
-    _, sown = jax.jit(
-        lambda: model.apply(variables, x, carry, train=False, mutable=["intermediates"])
-    )()
+    _, sown = apply(model, variables, x, carry, train=False, mutable=["intermediates"])
     return [
         sown["intermediates"][name]["token_mixer"]["gate"]["tau"][0]
         for name in sorted(sown["intermediates"])
@@ -190,7 +187,7 @@ def sown_taus(model, variables, x, carry):
 def test_downsampling_rounds_up(size):
     x = jnp.ones((1, *size, 8))
     model = fvnet_blocks.Downsample(16)
-    y, _ = model.init_with_output(jax.random.key(0), x, train=False)
+    y, _ = init_with_output(model, x, train=False)
     assert y.shape == (1, -(-size[0] // 2), -(-size[1] // 2), 16)
 
 
@@ -203,7 +200,7 @@ def test_every_block_of_a_stage_receives_the_carry_doubled():
     expected = 0.02 + 0.23 / (1 + np.exp(-0.1 * np.repeat(carry, 2, axis=-1)))
     for tau in sown_taus(model, variables, x, carry):
         np.testing.assert_allclose(tau[0], expected, rtol=1e-5)
-    _, leaving = model.apply(variables, x, carry, train=False)
+    _, leaving = apply(model, variables, x, carry, train=False)
     np.testing.assert_allclose(
         leaving, np.tanh(0.1 * np.repeat(carry, 2, axis=-1)), rtol=1e-5
     )
@@ -229,9 +226,7 @@ def test_a_stage_without_mpfb_hands_the_carry_on_and_none_drops_it():
     carry = jax.random.normal(jax.random.key(2), (2, 8))
     for form in ("repeat", "none"):
         model = stage(token_mixer=None, carry_form=form)
-        (_, leaving), _ = model.init_with_output(
-            jax.random.key(0), x, carry, train=False
-        )
+        (_, leaving), _ = init_with_output(model, x, carry, train=False)
         if form == "none":
             assert leaving is None
         else:
@@ -242,9 +237,7 @@ def test_stem_replaces_its_map_by_one_flow_without_kappa():
     images = jax.random.normal(jax.random.key(1), (2, 33, 32, 3))
     flow = functools.partial(fvnet_fluid.MultiPhaseFluidBlock, tau_spans=((0.02, 0.5),))
     model = fvnet_blocks.Stem(8, 4, flow)
-    (x, carry), variables = model.init_with_output(
-        jax.random.key(0), images, train=False
-    )
+    (x, carry), variables = init_with_output(model, images, train=False)
     assert x.shape == (2, 9, 8, 8)
     np.testing.assert_allclose(carry, 0.0)
     params = variables["params"]

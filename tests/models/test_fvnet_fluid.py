@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures import randomised
+from fixtures import apply, init, init_with_output, randomised
 from reference import liquid as reference
 from sizes import slow_but
 
@@ -27,7 +27,7 @@ def state(*, dtype=jnp.float32, batch=2):
 
 def variables_of(model, x, carry, *, seed=7):
     return randomised(
-        jax.jit(lambda: model.init(jax.random.key(0), x, carry, train=False))(),
+        init(model, x, carry, train=False),
         seed=seed,
     )
 
@@ -48,7 +48,7 @@ def test_block_equals_loops(fusion, spans):
         x, carry = state(dtype=jnp.float64)
         carry = carry[:1]
         variables = variables_of(model, x, carry)
-        y, _ = model.apply(variables, x, carry, train=False)
+        y, _ = apply(model, variables, x, carry, train=False)
         trees = numpy_tree(variables)
     expected = reference.fluid_block(
         trees["params"],
@@ -68,8 +68,8 @@ def test_gate_maps(gate):
     """tau and carry of each form of G, written out with matrices."""
     model = fvnet_fluid.TimeConstantGate(C, SPANS, gate=gate)
     pooled, carry = state()[0].mean(axis=(1, 2)), state()[1]
-    variables = randomised(model.init(jax.random.key(0), pooled, carry))
-    tau, leaving = model.apply(variables, pooled, carry)
+    variables = randomised(init(model, pooled, carry))
+    tau, leaving = apply(model, variables, pooled, carry)
     params = numpy_tree(variables["params"])
     g, u = np.asarray(pooled, np.float64), np.zeros((3, 2, C))
     for n in range(3):
@@ -95,9 +95,7 @@ def test_gate_maps(gate):
 def test_tau_starts_at_the_centre_of_its_span(gate, tau_map):
     model = fvnet_fluid.TimeConstantGate(C, SPANS, gate=gate, tau_map=tau_map)
     pooled = state()[0].mean(axis=(1, 2))
-    (tau, carry), variables = model.init_with_output(
-        jax.random.key(0), pooled, jnp.zeros((2, C))
-    )
+    (tau, carry), variables = init_with_output(model, pooled, jnp.zeros((2, C)))
     assert tau.shape == (3, 2, C)
     assert carry.shape == (2, C)
     for tau_n, span in zip(tau, SPANS, strict=True):
@@ -108,9 +106,9 @@ def test_tau_starts_at_the_centre_of_its_span(gate, tau_map):
 def test_tau_stays_in_ordered_spans():
     model = fvnet_fluid.TimeConstantGate(C, SPANS)
     pooled, carry = 10 * state()[0].mean(axis=(1, 2)), state()[1]
-    variables = model.init(jax.random.key(0), pooled, carry)
+    variables = init(model, pooled, carry)
     variables = jax.tree.map(lambda leaf: leaf + 0.3, variables)
-    tau, _ = model.apply(variables, pooled, carry)
+    tau, _ = apply(model, variables, pooled, carry)
     for tau_n, (low, high) in zip(tau, SPANS, strict=True):
         assert np.all((tau_n > low) & (tau_n < high))
     assert np.all(tau[0] < tau[1])
@@ -121,11 +119,11 @@ def test_tau_stays_in_ordered_spans():
 def test_log_tau_carry_is_zero_at_the_centre_and_grows_with_tau():
     model = fvnet_fluid.TimeConstantGate(C, SPANS, propagate="log_tau")
     pooled = jnp.zeros((2, C))
-    variables = model.init(jax.random.key(0), pooled, None)
-    tau, carry = model.apply(variables, pooled, None)
+    variables = init(model, pooled, None)
+    tau, carry = apply(model, variables, pooled, None)
     np.testing.assert_allclose(carry, 0.0, atol=1e-6)
     variables["params"]["t"] = variables["params"]["t"] + 1
-    longer, carry = model.apply(variables, pooled, None)
+    longer, carry = apply(model, variables, pooled, None)
     np.testing.assert_allclose(
         carry, np.log(longer / tau).mean(axis=0), rtol=1e-4, atol=1e-6
     )
@@ -135,10 +133,10 @@ def test_log_tau_carry_is_zero_at_the_centre_and_grows_with_tau():
 def test_weights_start_uniform_and_sum_to_one():
     model = block()
     x, carry = state()
-    started = model.init(jax.random.key(0), x, carry, train=False)
+    started = init(model, x, carry, train=False)
     for variables, uniform in ((started, True), (randomised(started), False)):
-        _, sown = model.apply(
-            variables, x, carry, train=False, mutable=["intermediates"]
+        _, sown = apply(
+            model, variables, x, carry, train=False, mutable=["intermediates"]
         )
         (weights,) = sown["intermediates"]["fusion"]["weights"]
         assert weights.shape == (2, 3, C)
@@ -150,16 +148,14 @@ def test_equal_phases_need_no_fusion():
     phase = jax.random.normal(jax.random.key(3), (2, 5, 4, C))
     model = fvnet_fluid.PhaseFusion()
     pooled = jax.random.normal(jax.random.key(4), (2, C))
-    variables = randomised(model.init(jax.random.key(0), [phase] * 3, pooled))
-    fused = model.apply(variables, [phase] * 3, pooled)
+    variables = randomised(init(model, [phase] * 3, pooled))
+    fused = apply(model, variables, [phase] * 3, pooled)
     np.testing.assert_allclose(fused, phase, rtol=1e-5, atol=1e-6)
 
 
 def test_concat_starts_as_average():
     phases = list(jax.random.normal(jax.random.key(3), (3, 2, 5, 4, C)))
-    fused, _ = fvnet_fluid.PhaseFusion("concat").init_with_output(
-        jax.random.key(0), phases, None
-    )
+    fused, _ = init_with_output(fvnet_fluid.PhaseFusion("concat"), phases, None)
     average = fvnet_fluid.PhaseFusion("average").apply({}, phases, None)
     np.testing.assert_allclose(fused, average, rtol=1e-5, atol=1e-6)
 
@@ -182,8 +178,8 @@ def reach(model, *, train=False):
 
     @jax.jit
     def mixed(x):
-        (y, _), _ = model.apply(
-            variables, x, carry, train=train, mutable=["batch_stats"]
+        (y, _), _ = apply(
+            model, variables, x, carry, train=train, mutable=["batch_stats"]
         )
         return y
 
@@ -212,8 +208,8 @@ def test_carry_shifts_tau_through_kappa():
     variables = variables_of(model, x, carry)
 
     def tau(variables, carry):
-        _, sown = model.apply(
-            variables, x, carry, train=False, mutable=["intermediates"]
+        _, sown = apply(
+            model, variables, x, carry, train=False, mutable=["intermediates"]
         )
         return sown["intermediates"]["gate"]["tau"][0]
 
@@ -229,11 +225,12 @@ def test_health_is_sown(activation):
     model = block(activation=activation)
     x, carry = state()
     variables = variables_of(model, x, carry)
-    (y, _), sown = model.apply(
-        variables, x, carry, train=False, mutable=["intermediates"]
+    (y, _), sown = apply(
+        model, variables, x, carry, train=False, mutable=["intermediates"]
     )
-    silent, _ = model.apply(variables, x, carry, train=False)
-    np.testing.assert_array_equal(y, silent)
+    silent, _ = apply(model, variables, x, carry, train=False)
+    # Two programs, which the compiler may round differently.
+    np.testing.assert_allclose(y, silent, rtol=1e-5, atol=1e-6)
     (taus,) = sown["intermediates"]["gate"]["tau"]
     for n in range(3):
         phase = sown["intermediates"][f"phase{n}"]
@@ -253,9 +250,9 @@ def test_bfloat16_block_keeps_its_dynamics_in_float32():
     model, half = block(), block(dtype=jnp.bfloat16)
     x, carry = state()
     variables = variables_of(model, x, carry)
-    y, carry_out = model.apply(variables, x, carry, train=False)
-    rough, rough_carry = half.apply(
-        variables, x.astype(jnp.bfloat16), carry, train=False
+    y, carry_out = apply(model, variables, x, carry, train=False)
+    rough, rough_carry = apply(
+        half, variables, x.astype(jnp.bfloat16), carry, train=False
     )
     assert rough.dtype == jnp.bfloat16
     assert rough_carry.dtype == jnp.float32
@@ -305,10 +302,8 @@ def test_every_parameter_of_a_variation_learns(fields):
 
 def test_untied_decay_starts_at_the_tied_step():
     x, carry = state()
-    tied, _ = block().init_with_output(jax.random.key(0), x, carry, train=False)
-    untied, _ = block(tie_tau=False).init_with_output(
-        jax.random.key(0), x, carry, train=False
-    )
+    tied, _ = init_with_output(block(), x, carry, train=False)
+    untied, _ = init_with_output(block(tie_tau=False), x, carry, train=False)
     # With carry, tau has left the span's centre a little; the decay rate has not.
     np.testing.assert_allclose(untied[0], tied[0], atol=0.05)
     assert np.any(untied[0] != tied[0])

@@ -64,7 +64,9 @@ ABLATIONS = [
 ]
 
 
-@pytest.mark.parametrize("name", slow_but(1, PARAMS))
+# The fast counts of the smallest network are those of test_counts.py.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARAMS)
 def test_parameters_are_exact(name):
     found = tuple(
         cases.count(

@@ -55,6 +55,7 @@ def test_fused_equals_unfused_in_float32(tiny):
         assert error <= 1e-5 * np.max(np.abs(expected))
 
 
+@pytest.mark.slow
 def test_fused_equals_unfused_in_float64(tiny):
     _, variables, _ = tiny
     with jax.enable_x64():

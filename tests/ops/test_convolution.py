@@ -41,14 +41,25 @@ def draw(case):
     return x, weights, dict(strides=strides, padding=padding, groups=groups)
 
 
+# One program a case, not one an operation.
+convolve = jax.jit(
+    convolution.conv2d, static_argnames=("strides", "padding", "groups", "form")
+)
+
+
+def slopes_of(function):
+    """The gradients of a curved function of the result in both arguments, compiled."""
+    return jax.jit(
+        jax.grad(lambda x, w: jnp.sum(jnp.sin(function(x, w))), argnums=(0, 1))
+    )
+
+
 @pytest.mark.parametrize("form", ["reference", "shift"])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_loops(case, form):
     x, weights, options = draw(case)
     with jax.enable_x64(True):
-        y = convolution.conv2d(
-            jnp.asarray(x), jnp.asarray(weights), **options, form=form
-        )
+        y = convolve(x, weights, **options, form=form)
         # Sums of at most 147 products in float64.
         np.testing.assert_allclose(
             y, reference.conv2d(x, weights, **options), rtol=0, atol=1e-12
@@ -63,17 +74,21 @@ def test_forms_have_equal_gradients(case):
     with jax.enable_x64(True):
         args = jnp.asarray(x), jnp.asarray(weights)
 
-        def loss(form):
-            return lambda x, w: jnp.sum(
-                jnp.sin(convolution.conv2d(x, w, **options, form=form))
-            )
-
+        shift, stock = (
+            functools.partial(convolve, **options, form=form)
+            for form in ("shift", "reference")
+        )
         # Central differences of step 1e-4; the third derivative is of order 100.
-        check_grads(loss("shift"), args, order=1, modes=["rev"], atol=1e-5, rtol=1e-5)
+        check_grads(
+            jax.jit(lambda x, w: jnp.sum(jnp.sin(shift(x, w)))),
+            args,
+            order=1,
+            modes=["rev"],
+            atol=1e-5,
+            rtol=1e-5,
+        )
         for ours, theirs in zip(
-            jax.grad(loss("shift"), (0, 1))(*args),
-            jax.grad(loss("reference"), (0, 1))(*args),
-            strict=True,
+            slopes_of(shift)(*args), slopes_of(stock)(*args), strict=True
         ):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11)
 
@@ -95,16 +110,13 @@ def test_every_gradient_of_the_depthwise_form_is_equal(case, gradient):
     with jax.enable_x64(True):
         args = jnp.asarray(x), jnp.asarray(weights)
 
-        def loss(gradient):
-            return lambda x, w: jnp.sum(
-                jnp.sin(depthwise.depthwise_shift(x, w, gradient=gradient, **options))
+        given, plain = (
+            slopes_of(
+                functools.partial(depthwise.depthwise_shift, gradient=name, **options)
             )
-
-        for ours, theirs in zip(
-            jax.grad(loss(gradient), (0, 1))(*args),
-            jax.grad(loss("autodiff"), (0, 1))(*args),
-            strict=True,
-        ):
+            for name in (gradient, "autodiff")
+        )
+        for ours, theirs in zip(given(*args), plain(*args), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11)
 
 

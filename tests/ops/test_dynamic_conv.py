@@ -11,6 +11,8 @@ from lvb.analysis import flops
 from lvb.ops import dynamic_conv
 
 FORMS = ("reference", "shift")
+# One program a case, not one an operation.
+ska = jax.jit(dynamic_conv.ska, static_argnames=("kernel_size", "grouping", "form"))
 # (height, width, channels, kernels, kernel size): R = 8, 3, 1; a 1x1 map; 1x1 taps.
 SHAPES = [(4, 5, 16, 2, 3), (6, 3, 6, 2, 5), (3, 3, 8, 8, 1), (1, 1, 8, 2, 3)]
 
@@ -30,12 +32,10 @@ def test_equals_loops(shape, grouping, form):
     options = dict(kernel_size=shape[-1], grouping=grouping)
     expected = reference.ska_loops(x, weights, **options)
     with jax.enable_x64():
-        y = dynamic_conv.ska(x, weights, form=form, **options)
+        y = ska(x, weights, form=form, **options)
         # Both add at most 25 products; float64 leaves 1e-15 a product.
         np.testing.assert_allclose(y, expected, rtol=0, atol=1e-13)
-    narrow = dynamic_conv.ska(
-        x.astype(np.float32), weights.astype(np.float32), form=form, **options
-    )
+    narrow = ska(x.astype(np.float32), weights.astype(np.float32), form=form, **options)
     # 25 products of size about 1 with 6e-8 rounding each, adding up at random.
     np.testing.assert_allclose(narrow, expected, rtol=0, atol=4e-6)
 
@@ -58,8 +58,8 @@ def test_centre_tap_is_the_identity_and_ninths_a_box_filter(form):
     x = x.astype(np.float32)
     centre = np.zeros((2, 4, 5, 3, 9), np.float32)
     centre[..., 4] = 1.0
-    np.testing.assert_array_equal(dynamic_conv.ska(x, centre, form=form), x)
-    box = dynamic_conv.ska(x, np.full_like(centre, 1 / 9), form=form)
+    np.testing.assert_array_equal(ska(x, centre, form=form), x)
+    box = ska(x, np.full_like(centre, 1 / 9), form=form)
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
     # Zeros outside the map, divided by 9 at the border too: nothing is renormalised.
@@ -75,7 +75,7 @@ def test_which_channels_a_kernel_serves(grouping, zeroed, form):
     weights = np.zeros((1, 2, 2, 3, 9), np.float32)
     weights[..., 4] = 1.0
     weights[..., 0, :] = 0.0
-    y = dynamic_conv.ska(x, weights, grouping=grouping, form=form)
+    y = ska(x, weights, grouping=grouping, form=form)
     expected = np.ones(12)
     expected[list(zeroed)] = 0
     np.testing.assert_array_equal(y, np.broadcast_to(expected, y.shape))
@@ -84,10 +84,10 @@ def test_which_channels_a_kernel_serves(grouping, zeroed, form):
 def test_groupings_differ_by_a_permutation_of_channels():
     x, weights = _inputs(4, 4, 12, 3, 3, dtype=np.float32)
     order = np.arange(12).reshape(3, 4).T.ravel()  # Interleaved place -> contiguous.
-    contiguous = dynamic_conv.ska(x, weights, grouping="contiguous")
-    interleaved = dynamic_conv.ska(x[..., order], weights, grouping="interleaved")
+    contiguous = ska(x, weights, grouping="contiguous")
+    interleaved = ska(x[..., order], weights, grouping="interleaved")
     np.testing.assert_allclose(contiguous[..., order], interleaved, atol=1e-6)
-    direct = dynamic_conv.ska(x, weights, grouping="interleaved")
+    direct = ska(x, weights, grouping="interleaved")
     assert not np.allclose(contiguous, direct, atol=1e-2)
 
 
@@ -98,13 +98,16 @@ def test_gradients_are_the_derivatives(shape, form):
     dy = np.random.default_rng(1).standard_normal(x.shape)
     with jax.enable_x64():
 
+        @jax.jit
         def aggregate(x, weights):
-            return dynamic_conv.ska(x, weights, kernel_size=shape[-1], form=form)
+            return ska(x, weights, kernel_size=shape[-1], form=form)
 
         arguments = (jnp.asarray(x), jnp.asarray(weights))
         # Bilinear, so central differences are exact up to rounding.
         check_grads(aggregate, arguments, order=2, modes=["rev"], atol=1e-6, rtol=1e-6)
-        gradients = jax.vjp(aggregate, *arguments)[1](jnp.asarray(dy))
+        gradients = jax.jit(
+            lambda dy, *arguments: jax.vjp(aggregate, *arguments)[1](dy)
+        )(dy, *arguments)
     expected = reference.ska_gradients(x, weights, dy, kernel_size=shape[-1])
     for gradient, wanted in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(gradient, wanted, rtol=0, atol=1e-12)
@@ -116,10 +119,10 @@ def test_forms_agree_in_gradient_for_both_groupings(grouping):
 
     def loss(form):
         def value(x, weights):
-            y = dynamic_conv.ska(x, weights, grouping=grouping, form=form)
+            y = ska(x, weights, grouping=grouping, form=form)
             return jnp.sum(jnp.sin(y))
 
-        return jax.grad(value, argnums=(0, 1))(x, weights)
+        return jax.jit(jax.grad(value, argnums=(0, 1)))(x, weights)
 
     for one, other in zip(loss("reference"), loss("shift"), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-6)
@@ -132,12 +135,14 @@ def test_bfloat16_accumulates_in_float32(form):
     weights = np.ones((1, 3, 3, 1, 9), np.float32)
     weights[..., 0] = 256.0
     x, weights = jnp.asarray(x, jnp.bfloat16), jnp.asarray(weights, jnp.bfloat16)
-    y = dynamic_conv.ska(x, weights, form=form)
+    y = ska(x, weights, form=form)
     assert y.dtype == jnp.bfloat16
     assert float(y[0, 1, 1, 0]) == 264.0
-    gradients = jax.grad(
-        lambda x, w: dynamic_conv.ska(x, w, form=form).astype(jnp.float32).sum(),
-        argnums=(0, 1),
+    gradients = jax.jit(
+        jax.grad(
+            lambda x, w: ska(x, w, form=form).astype(jnp.float32).sum(),
+            argnums=(0, 1),
+        )
     )(x, weights)
     assert [gradient.dtype for gradient in gradients] == [jnp.bfloat16] * 2
 
@@ -146,7 +151,7 @@ def test_reference_form_counts_its_products():
     x, weights = _inputs(6, 7, 16, 2, 3, batch=1, dtype=np.float32)
 
     def aggregate(x, weights):
-        return dynamic_conv.ska(x, weights, form="reference")
+        return ska(x, weights, form="reference")
 
     assert flops.count_macs(aggregate, x, weights) == 6 * 7 * 16 * 9
 
@@ -163,10 +168,10 @@ def test_reference_form_counts_its_products():
 def test_refuses_what_does_not_fit(options, message):
     x, weights = _inputs(3, 3, 8, 2, 3, dtype=np.float32)
     with pytest.raises(ValueError, match=message):
-        dynamic_conv.ska(x, weights, **options)
+        ska(x, weights, **options)
 
 
 def test_refuses_kernels_that_do_not_divide_the_channels():
     x, weights = _inputs(3, 3, 8, 3, 3, dtype=np.float32)
     with pytest.raises(ValueError, match="M a divisor of the channels"):
-        dynamic_conv.ska(x, weights)
+        ska(x, weights)

@@ -35,8 +35,15 @@ def grid():
     return np.array(rows).T.reshape(4, -1, 1, 1, 1)  # (4, B, 1, 1, 1)
 
 
+# One program a shape, not one an operation.
+@jax.jit
 def step(x, gate, tau, amplitude):
     return liquid.liquid_step(x, gate, tau=tau, amplitude=amplitude)
+
+
+@jax.jit
+def untied(x, gate, tau, amplitude, decay):
+    return liquid.liquid_step(x, gate, tau=tau, amplitude=amplitude, decay=decay)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +56,8 @@ def test_phi_and_its_slope_in_all_digits(dtype, value_error, slope_error):
     z = Z.astype(dtype)
     expected = np.array([reference.phi_exact(value) for value in z])
     with jax.enable_x64(dtype == "float64"):
-        values, slopes = jax.vmap(jax.value_and_grad(liquid.phi))(jnp.asarray(z))
-        curvature = jax.vmap(jax.grad(jax.grad(liquid.phi)))(jnp.asarray(z))
+        values, slopes = jax.jit(jax.vmap(jax.value_and_grad(liquid.phi)))(z)
+        curvature = jax.jit(jax.vmap(jax.grad(jax.grad(liquid.phi))))(z)
     assert values.dtype == dtype
     np.testing.assert_allclose(values, expected[:, 0], rtol=value_error)
     np.testing.assert_allclose(slopes, expected[:, 1], rtol=slope_error)
@@ -105,12 +112,7 @@ def test_untied_decay_is_equation_3():
         x, gate, alpha=decay + gate, amplitude=amplitude, duration=tau, num_steps=12000
     )
     with jax.enable_x64():
-        y = liquid.liquid_step(
-            *map(jnp.asarray, (x, gate)),
-            tau=jnp.asarray(tau),
-            amplitude=jnp.asarray(amplitude),
-            decay=jnp.asarray(decay),
-        )
+        y = untied(x, gate, tau, amplitude, decay)
     y = np.asarray(y)
     scale = np.maximum(np.maximum(np.abs(x), np.abs(amplitude)), np.abs(expected))
     assert np.max(np.abs(y - expected) / scale) < 1e-12
@@ -168,12 +170,6 @@ def test_gradients_equal_finite_differences():
     with jax.enable_x64():
         args = [jnp.asarray(a) for a in (x, gate, tau, amplitude)]
         check_grads(step, args, order=2, modes=("fwd", "rev"), eps=1e-5, rtol=1e-4)
-
-        def untied(x, gate, tau, amplitude, decay):
-            return liquid.liquid_step(
-                x, gate, tau=tau, amplitude=amplitude, decay=decay
-            )
-
         check_grads(untied, (*args, jnp.asarray(decay)), order=1, rtol=1e-5)
 
 
@@ -184,7 +180,11 @@ def test_gradients_far_out(gate):
     with jax.enable_x64():
         size = float(jnp.abs(step(*map(jnp.asarray, args))).max())
         check_grads(
-            lambda *args: step(*args) / size, args, order=1, eps=1e-6, rtol=1e-5
+            jax.jit(lambda *args: step(*args) / size),
+            args,
+            order=1,
+            eps=1e-6,
+            rtol=1e-5,
         )
 
 
@@ -204,7 +204,7 @@ def test_float32_slope_in_tau_and_awkward_points():
 
     argnums = (0, 1, 2, 3)
     singles = [jnp.asarray(a, jnp.float32) for a in args]
-    found = jax.grad(total, argnums)(*singles)
+    found = jax.jit(jax.grad(total, argnums))(*singles)
     assert all(np.all(np.isfinite(gradient)) for gradient in found)
     with jax.enable_x64():
         doubles = [jnp.asarray(np.asarray(a, np.float64)) for a in singles]
@@ -241,6 +241,7 @@ def test_gate_of_each_activation(name, act):
     beta, gamma, delta = rng.normal(size=(3, 1, 1, 1, 5))
     with jax.enable_x64():
 
+        @jax.jit
         def gate(neighbourhood, beta, gamma, delta):
             return liquid.temporal_gate(
                 neighbourhood, beta=beta, gamma=gamma, delta=delta, activation=name
@@ -257,7 +258,7 @@ def test_soft_limit():
     with jax.enable_x64():
         x = jnp.linspace(-30.0, 30.0, 61)
         y = liquid.soft_limit(x, 2.0)
-        check_grads(lambda x: liquid.soft_limit(x, 2.0), (x,), order=1)
+        check_grads(jax.jit(lambda x: liquid.soft_limit(x, 2.0)), (x,), order=1)
         start = liquid.soft_limit(jnp.array(liquid.inverse_soft_limit(1.0, 2.0)), 2.0)
         expected = 2 * np.tanh(np.asarray(x) / 2)
     assert np.all(np.abs(y) <= 2.0)
@@ -270,7 +271,9 @@ def test_time_constants_stay_in_their_span():
     with jax.enable_x64():
         u = jnp.linspace(-20.0, 20.0, 101)
         tau = np.asarray(liquid.time_constant(u, span=span))
-        check_grads(lambda u: liquid.time_constant(u, span=span), (u,), order=1)
+        check_grads(
+            jax.jit(lambda u: liquid.time_constant(u, span=span)), (u,), order=1
+        )
     assert np.all((tau > 0.25) & (tau < 0.75))
     assert np.all(np.diff(tau) > 0)
 

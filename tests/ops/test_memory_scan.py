@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 from reference import neural_memory as reference
+from sizes import slow_but
 
 from lvb.analysis import flops
 from lvb.ops import memory_scan
@@ -58,7 +59,7 @@ def run(queries, writes, initial, *, form="scan", **options):
         ("associative", "initial", 0.0, "after"),
     ],
 )
-@pytest.mark.parametrize("analytic", [False, True])
+@pytest.mark.parametrize("analytic", slow_but([True], [False, True]))
 def test_equals_unrolled_loops(form, grad_at, clip, read, analytic):
     queries, writes, initial = problem(read=read)
     rule = UpdateRule(grad_at=grad_at, clip=clip, analytic=analytic)

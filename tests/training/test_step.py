@@ -43,7 +43,7 @@ def make_state(task, *, seed=0, keep_ema=True):
     init = functools.partial(task.init, image_shape=(8, 8, 1))
     shapes = jax.eval_shape(init, jax.random.key(0))
     return state.first_state(
-        init(jax.random.key(seed)),
+        jax.jit(init)(jax.random.key(seed)),
         tx=TX,
         keep_ema=keep_ema,
         window=step.metric_shapes(task, shapes, make_batch()),
