@@ -55,15 +55,20 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    "name", slow_but([name for name in CASES if name != "memory"], CASES)
+    "name",
+    slow_but([name for name in CASES if name not in ("memory", "depthwise s2")], CASES),
 )
 def test_all_forms_of_a_case_are_equal(name):
     case = CASES[name]()
     assert set(case.chosen) <= {*case.forward, *case.gradient}
 
     def pulled(form):
-        y, pull = jax.vjp(form, *case.arguments)
-        return y, pull(jnp.cos(y))
+        @jax.jit
+        def run(*arguments):
+            y, pull = jax.vjp(form, *arguments)
+            return y, pull(jnp.cos(y))
+
+        return run(*case.arguments)
 
     found = {**case.forward, **case.gradient}
     assert len(found) > 1

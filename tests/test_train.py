@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import runs
+from sizes import slow_but
 
 from lvb import train
 from lvb.training import checkpoint, metric_writer, process, weights, workdir
@@ -114,7 +115,7 @@ def test_last_and_best_are_kept(straight):
     assert steps == sorted({20, 24, summary.scores.best.step})
 
 
-@pytest.mark.parametrize("number", [3, 10, 12])
+@pytest.mark.parametrize("number", slow_but([10], [3, 10, 12]))
 def test_a_stopped_run_continues_to_the_same_bits(
     straight, tmp_path, monkeypatch, number
 ):
@@ -145,7 +146,7 @@ def test_a_killed_run_continues_from_its_last_checkpoint(
     assert_same_run(tmp_path, straight[0])
 
 
-@pytest.mark.parametrize("number", [12, 24])
+@pytest.mark.parametrize("number", slow_but([24], [12, 24]))
 def test_an_evaluation_that_was_stopped_is_made_again(
     straight, tmp_path, monkeypatch, number
 ):

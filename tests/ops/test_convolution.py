@@ -9,6 +9,7 @@ import pytest
 from jax import export
 from jax.test_util import check_grads
 from reference import convolution as reference
+from sizes import slow_but
 
 from lvb.ops import convolution, depthwise, forms
 
@@ -66,8 +67,12 @@ def test_equals_the_loops(case, form):
         )
 
 
+# Unrolled taps compile slowly.
+SMALL = [case for case in CASES if "large" not in case and "7x7" not in case]
+
+
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if not case.startswith("dense")]
+    "case", slow_but(SMALL, [case for case in CASES if not case.startswith("dense")])
 )
 def test_forms_have_equal_gradients(case):
     x, weights, options = draw(case)
@@ -95,14 +100,17 @@ def test_forms_have_equal_gradients(case):
 
 @pytest.mark.parametrize(
     ("case", "gradient"),
-    [
-        ("depthwise 3x3", "rows"),
-        ("depthwise 3x3", "turned"),
-        ("depthwise 5x5, 17 rows", "rows"),
-        ("depthwise 5x5, 17 rows", "turned"),
-        ("depthwise 3x3 s2, large", "rows"),
-        ("depthwise 7x7, large", "turned"),
-    ],
+    slow_but(
+        5,
+        [
+            ("depthwise 3x3", "rows"),
+            ("depthwise 3x3", "turned"),
+            ("depthwise 5x5, 17 rows", "rows"),
+            ("depthwise 5x5, 17 rows", "turned"),
+            ("depthwise 3x3 s2, large", "rows"),
+            ("depthwise 7x7, large", "turned"),
+        ],
+    ),
 )
 def test_every_gradient_of_the_depthwise_form_is_equal(case, gradient):
     x, weights, options = draw(case)
