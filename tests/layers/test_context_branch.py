@@ -2,11 +2,11 @@
 
 import functools
 
+import fixtures
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures import randomised
 
 from lvb.analysis import flops
 from lvb.layers import context_branch, fusion
@@ -28,12 +28,11 @@ def build(name, dtype=jnp.float64, **fields):
 
 
 def variables_of(layer, x):
-    init = jax.jit(functools.partial(layer.init, train=False))
-    return randomised(init(jax.random.key(0), x))
+    return fixtures.randomised(fixtures.init(layer, x, train=False))
 
 
 def apply(layer, variables, x):
-    return jax.jit(functools.partial(layer.apply, train=False))(variables, x)
+    return fixtures.apply(layer, variables, x, train=False)
 
 
 def numpy_tree(tree):

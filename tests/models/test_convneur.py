@@ -2,13 +2,13 @@
 
 import functools
 
+import fixtures
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from fixtures import randomised
 from sizes import slow_but
 
 from lvb.analysis import flops
@@ -89,21 +89,19 @@ def images_of(*shape, dtype=jnp.float32, seed=3):
     return jax.random.normal(jax.random.key(seed), shape, dtype)
 
 
-def init(model, images, seed=0):
-    run = jax.jit(functools.partial(model.init, train=False))
-    return run(jax.random.key(seed), images)
+def init(model, images):
+    return fixtures.init(model, images, train=False)
 
 
 def apply(model, variables, images, **options):
-    run = functools.partial(model.apply, **{"train": False, **options})
-    return jax.jit(run)(variables, images)
+    return fixtures.apply(model, variables, images, **{"train": False, **options})
 
 
 @pytest.fixture(scope="module")
 def network():
     """A tiny backbone with random variables, and three images."""
     model, images = tiny(), images_of(3, 32, 48, 3)
-    return model, randomised(init(model, images)), images
+    return model, fixtures.randomised(init(model, images)), images
 
 
 @pytest.mark.parametrize("name", slow_but(1, COUNTS))
