@@ -9,7 +9,8 @@ r"""Times lvb beside PyTorch, titans-pytorch and ONNX Runtime, in turns, in one 
     python scripts/compare_torch.py --what train --device cuda --dtype bfloat16
 
 Each framework has a process and the same cores to itself; they work alternately (A, B,
-A, B ...), while the others wait. Before it is timed, a twin must reproduce lvb's
+A, B ...), while the others wait; on CPUs all of them keep the memory they free, which
+spares PyTorch page faults too. Before it is timed, a twin must reproduce lvb's
 numbers with lvb's weights: logits to 1e-4 of the largest, or, of a training step, loss,
 norm of the gradient and the next loss to 1 %.
 The peer of FVNet is a twin; that of ConvNeur is a twin of its local branches alone, and

@@ -16,7 +16,7 @@ from lvb import api, contenders, random_weights
 from lvb.analysis import cost, machine
 from lvb.layers import memory_branch
 from lvb.models import convneur
-from lvb.training import compilation, exporting, provenance
+from lvb.training import allocator, compilation, exporting, provenance
 
 Built = tuple[Callable[[], Any], dict[str, Any]]
 
@@ -126,6 +126,7 @@ def describe() -> dict[str, Any]:
 
 def main() -> None:
     """Serves; the argument is the number of threads."""
+    allocator.keep_freed_memory()  # As the commands of lvb do; every peer alike.
     machine.pin(int(sys.argv[1]))
     compilation.enable_cache("default")
     served = peer_process.Contenders(

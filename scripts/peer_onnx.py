@@ -10,6 +10,7 @@ import onnxruntime
 import peer_process
 
 from lvb.analysis import machine
+from lvb.training import allocator
 
 
 def build(kind: str, path: str, sample: str) -> tuple[Callable[[], Any], dict]:
@@ -37,6 +38,7 @@ def describe() -> dict[str, Any]:
 
 def main() -> None:
     """Serves; the argument is the number of threads."""
+    allocator.keep_freed_memory()  # As the commands of lvb do; every peer alike.
     machine.pin(int(sys.argv[1]))
     served = peer_process.Contenders(
         build, wait=lambda result: result, clock=time.perf_counter

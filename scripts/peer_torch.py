@@ -14,6 +14,7 @@ import torch_twins_local
 
 from lvb.analysis import machine
 from lvb.models import registry
+from lvb.training import allocator
 
 VARIANTS = ("eager", "channels_last", "compile", "compile_channels_last")
 TWINS = {
@@ -195,6 +196,7 @@ def describe() -> dict[str, Any]:
 def main() -> None:
     """Serves; the arguments are the number of threads and the device."""
     threads = int(sys.argv[1])
+    allocator.keep_freed_memory()  # As the commands of lvb do; every peer alike.
     machine.pin(threads)
     torch.set_num_threads(threads or machine.threads())
     served = peer_process.Contenders(build, wait=_wait, clock=time.perf_counter)

@@ -8,7 +8,8 @@ with zeros outside the map and c in the group of c'.
 
 On CPUs these are sums of shifted products: depthwise convolutions, and those from the
 3 channels of an image to no more features than a vector register or two hold (2 to 8
-times as fast; from 40 features on there is nothing to gain).
+times as fast; from 40 features on there is nothing to gain). Pointwise ones are matrix
+products there, which run 1.5 times as fast as the same sum called a convolution.
 """
 
 import functools
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lvb.ops import depthwise, forms
+from lvb.ops import depthwise, forms, outline
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _FEW_CHANNELS, _FEW_FEATURES = 4, 32
@@ -52,8 +53,10 @@ def conv2d(
                 x, kernel, strides=strides, padding=padding
             )
         pointwise = kernel.shape[:2] == (1, 1) and strides == 1 and padding == (0, 0)
-        if groups > 1 and pointwise:
+        if pointwise and groups > 1:
             return grouped_pointwise(x, kernel, groups=groups)
+        if pointwise:
+            return linear(x, kernel[0, 0])
         if groups == 1 and has_few_channels(kernel.shape):
             return few_channels_shift(x, kernel, strides=strides, padding=padding)
     return _stock(x, kernel, strides, padding, groups=groups)
@@ -99,6 +102,12 @@ def few_channels_shift(
 def _few_channels(
     x: jax.Array, kernel: jax.Array, strides: int, padding: tuple[int, int]
 ) -> jax.Array:
+    return _sum_of_products(x, kernel, strides, padding)
+
+
+def _sum_of_products(
+    x: jax.Array, kernel: jax.Array, strides: int, padding: tuple[int, int]
+) -> jax.Array:
     height, width, channels, features = kernel.shape
     wide = jnp.promote_types(x.dtype, jnp.float32)
     sides = [(p, p) for p in padding]
@@ -125,7 +134,7 @@ def _few_channels(
 def _few_channels_forward(
     x: jax.Array, kernel: jax.Array, strides: int, padding: tuple[int, int]
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _few_channels(x, kernel, strides, padding), (x, kernel)
+    return _outlined_sum(x, kernel, strides, padding), (x, kernel)
 
 
 def _few_channels_backward(
@@ -141,6 +150,7 @@ def _few_channels_backward(
 
 
 _few_channels.defvjp(_few_channels_forward, _few_channels_backward)
+_outlined_sum = outline.outlined(_sum_of_products, static_argnums=(2, 3))
 
 
 def _stock(
@@ -159,6 +169,58 @@ def _stock(
         dimension_numbers=_DIMENSIONS,
         feature_group_count=groups,
     )
+
+
+@jax.custom_vjp
+def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A matrix product over the last axis; reverse-mode differentiation only.
+
+    XLA:CPU takes the gradient of a kernel from a transposed map. The rule here has it
+    transpose the narrower of the two, and compute dy once for both gradients, where it
+    would compute what leads to dy in each.
+
+    Args:
+      x: (..., C).
+      kernel: (C, C').
+
+    Returns:
+      (..., C').
+    """
+    return x @ kernel
+
+
+def _linear_forward(
+    x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _linear_gradients(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    channels, features = kernel.shape
+    flat_x, flat_dy = jnp.reshape(x, (-1, channels)), jnp.reshape(dy, (-1, features))
+    if channels <= features:
+        dkernel = _contract_rows(flat_x, flat_dy)
+    else:
+        dkernel = _contract_rows(flat_dy, flat_x).T
+    return dy @ kernel.T, dkernel
+
+
+_outlined_linear_gradients = outline.outlined(_linear_gradients)
+
+
+def _linear_backward(
+    residuals: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return _outlined_linear_gradients(*residuals, dy)
+
+
+linear.defvjp(_linear_forward, _linear_backward)
+
+
+def _contract_rows(a: jax.Array, b: jax.Array) -> jax.Array:
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
 
 
 def grouped_pointwise(x: jax.Array, kernel: jax.Array, *, groups: int) -> jax.Array:

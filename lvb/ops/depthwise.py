@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lvb.ops import outline
+
 Pair = tuple[int, int]
 
 # "autodiff" differentiates the sum; "rows" adds rows first for the kernel's gradient;
@@ -117,7 +119,7 @@ def _forward(
     x: jax.Array, kernel: jax.Array, strides: int, padding: Pair, gradient: str
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     del gradient
-    return _row_tree(x, kernel, strides, padding), (x, kernel)
+    return _outlined_row_tree(x, kernel, strides, padding), (x, kernel)
 
 
 def _backward(
@@ -127,7 +129,20 @@ def _backward(
     residuals: tuple[jax.Array, jax.Array],
     dy: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
+    return _outlined_gradients(*residuals, dy, strides, padding, gradient)
+
+
+_depthwise.defvjp(_forward, _backward)
+
+
+def _gradients(
+    x: jax.Array,
+    kernel: jax.Array,
+    dy: jax.Array,
+    strides: int,
+    padding: Pair,
+    gradient: str,
+) -> tuple[jax.Array, jax.Array]:
     if gradient == "turned":
         height, width = kernel.shape[:2]
         opposite = (height - 1 - padding[0], width - 1 - padding[1])
@@ -138,9 +153,6 @@ def _backward(
         )
         (dx,) = transpose(dy)
     return dx, _kernel_gradient(x, kernel, dy, strides, padding)
-
-
-_depthwise.defvjp(_forward, _backward)
 
 
 def _row_tree(
@@ -201,3 +213,7 @@ def _tap(
         channels,
     )
     return lax.slice(padded, (0, u, v, 0), limits, (1, strides, strides, 1))
+
+
+_outlined_row_tree = outline.outlined(_row_tree, static_argnums=(2, 3))
+_outlined_gradients = outline.outlined(_gradients, static_argnums=(3, 4, 5))

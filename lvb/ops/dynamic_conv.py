@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lvb.ops import forms
+from lvb.ops import forms, outline
 
 GROUPINGS = ("interleaved", "contiguous")
 
@@ -110,6 +110,10 @@ def _reference(x: jax.Array, weights: jax.Array, kernel_size: int) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shift(x: jax.Array, weights: jax.Array, kernel_size: int) -> jax.Array:
     """The sum as shifted multiply-adds, a partial sum per row of the kernel."""
+    return _sum_of_shifts(x, weights, kernel_size)
+
+
+def _sum_of_shifts(x: jax.Array, weights: jax.Array, kernel_size: int) -> jax.Array:
     wide = _wide(x)
     taps = _shifted(x.astype(wide), kernel_size)
     weights = weights.astype(wide)[..., None, :, :]  # (B, H, W, 1, M, K^2)
@@ -120,18 +124,26 @@ def _shift(x: jax.Array, weights: jax.Array, kernel_size: int) -> jax.Array:
 def _shift_forward(
     x: jax.Array, weights: jax.Array, kernel_size: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _shift(x, weights, kernel_size), (x, weights)
+    return _outlined_sum(x, weights, kernel_size), (x, weights)
 
 
 def _shift_backward(
     kernel_size: int, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return _outlined_gradients(*residuals, dy, kernel_size)
+
+
+_shift.defvjp(_shift_forward, _shift_backward)
+
+
+def _gradients(
+    x: jax.Array, weights: jax.Array, dy: jax.Array, kernel_size: int
 ) -> tuple[jax.Array, jax.Array]:
     """dx[p] = sum_t w[p - t] dy[p - t] and dw[p, m, t] = sum_r x[p + t] dy[p].
 
     The sum over the R channels of a kernel is spelled out: as `.sum(axis)` XLA:CPU
     fuses it with the shift and takes many times as long.
     """
-    x, weights = residuals
     wide = _wide(x)
     num_taps = kernel_size**2
     dy = dy.astype(wide)
@@ -153,7 +165,8 @@ def _shift_backward(
     return dx.astype(x.dtype), jnp.stack(dweights, axis=-1).astype(weights.dtype)
 
 
-_shift.defvjp(_shift_forward, _shift_backward)
+_outlined_sum = outline.outlined(_sum_of_shifts, static_argnums=(2,))
+_outlined_gradients = outline.outlined(_gradients, static_argnums=(3,))
 
 
 def _shifted(x: jax.Array, kernel_size: int) -> list[functools.partial[jax.Array]]:

@@ -9,6 +9,8 @@ import types
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
+from lvb.training import allocator
+
 T = TypeVar("T")
 
 # Exit codes. 75 is EX_TEMPFAIL of sysexits.h: run the same command again.
@@ -44,6 +46,8 @@ class PeerLost(RuntimeError):
 def run(main: Callable[[], int], *, name: str) -> int:
     """Calls a command and turns what it raises into an exit code.
 
+    Before, it has the process keep the memory it frees, see `allocator`.
+
     An error a user can mend is a ValueError, an OSError, a RuntimeError, an
     ArithmeticError or a MemoryError with a sentence; it goes to stderr without its
     traceback, unless LVB_TRACEBACK is set.
@@ -56,6 +60,7 @@ def run(main: Callable[[], int], *, name: str) -> int:
       The exit code: 0 done, 1 failed, 75 stopped by a signal (run again to continue),
       76 another host is lost.
     """
+    allocator.keep_freed_memory()
     try:
         return main()
     except (Stopped, KeyboardInterrupt, *_TOLD) as error:
