@@ -27,6 +27,7 @@ from lvb.analysis import health
 from lvb.config import flags as config_arguments
 from lvb.config import limits, names
 from lvb.training import (
+    allocator,
     checkpoint,
     compilation,
     evaluation,
@@ -90,6 +91,7 @@ def train_and_evaluate(
       Stopped: after a signal, with the state saved.
     """
     start = time.perf_counter()
+    allocator.overlap_short_steps(config.batch_size * config.data.image_size**2)
     signals, watch = signals or process.StopSignals(), watch or pod.Alone()
     is_writer = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
@@ -356,6 +358,7 @@ def _main(argv: list[str]) -> int:
         )
     logging.set_verbosity(logging.WARNING)
     if _DISTRIBUTED.value:
+        allocator.overlap_steps()  # Else a step that waits for a lost host blocks this.
         peers.join(
             address=_COORDINATOR.value,
             count=_NUM_HOSTS.value,

@@ -46,7 +46,8 @@ class PeerLost(RuntimeError):
 def run(main: Callable[[], int], *, name: str) -> int:
     """Calls a command and turns what it raises into an exit code.
 
-    Before, it has the process keep the memory it frees, see `allocator`.
+    Before, it has the process keep the memory it frees, see `allocator`; JAX must not
+    have been used yet.
 
     An error a user can mend is a ValueError, an OSError, a RuntimeError, an
     ArithmeticError or a MemoryError with a sentence; it goes to stderr without its
