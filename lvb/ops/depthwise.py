@@ -5,14 +5,12 @@
 XLA:CPU runs this sum 25 to 50 times faster than its own grouped convolution. Plain
 differentiation of it is slow again, for two reasons, which the rule here avoids:
 
-- the gradient with respect to x adds up one padded copy of dy per tap; for kernels of
-  5 x 5 and more it is computed as the same convolution with the kernel turned around
-  ("turned");
+- the gradient with respect to x adds up one padded copy of dy per tap; without strides
+  it is computed as the same convolution with the kernel turned around ("turned");
 - the gradient with respect to a tap is a reduction over a *shifted* product, which
   does not vectorise; here rows are first added elementwise, and a product with ones
   finishes ("rows").
 
-For fewer positions the program that this makes costs more to compile than it saves.
 `python -m lvb.benchmark --operators` measures what `choose_gradient` picks from.
 """
 
@@ -30,8 +28,8 @@ Pair = tuple[int, int]
 # "turned" does that, and convolves dy with the turned kernel for the input's.
 GRADIENTS = ("autodiff", "rows", "turned")
 # From which the explicit gradient is used: positions of a map, and of a batch of maps.
-_LARGE_MAP, _MANY_POSITIONS = 7 * 7, 512
-_LARGE_KERNEL = 5  # Side from which dx is a convolution; measured: 3 gains nothing.
+# Below, its program costs more to compile than it saves.
+_LARGE_MAP, _MANY_POSITIONS = 4 * 4, 256
 
 
 # Called outside a program it is one of its own, not hundreds of a slice each.
@@ -102,9 +100,7 @@ def choose_gradient(
     symbolic = not isinstance(shape[0], int)
     if symbolic or positions < _LARGE_MAP or shape[0] * positions < _MANY_POSITIONS:
         return "autodiff"
-    if strides == 1 and min(kernel_shape[:2]) >= _LARGE_KERNEL:
-        return "turned"
-    return "rows"
+    return "turned" if strides == 1 else "rows"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
