@@ -13,7 +13,7 @@ from lvb.analysis import machine, markdown, memory_forms, operator_forms
 from lvb.models import lsnet
 from lvb.training import compilation, process, provenance
 
-OPERATORS = ("depthwise", "grouped", "stem", "aggregation", "memory")
+OPERATORS = ("depthwise", "grouped", "pointwise", "stem", "aggregation", "memory")
 _MODELS = "lsnet_t,fvnet_t,convneur_m1,fmvit_t"
 _TOLERANCE = 1.05  # Of the chosen form's time over the best one's.
 
@@ -79,24 +79,31 @@ def cases(
 
     Args:
       models: names.
-      batch_sizes: images per call.
+      batch_sizes: images per call; one image is none to train on, so has no gradients.
       image_size: side, in pixels.
       only: some of `OPERATORS`.
     """
     for batch in batch_sizes:
-        uses = {
-            use: None  # A dict keeps their order.
-            for name in models
-            for use in convolutions(name, batch_size=batch, image_size=image_size)
-        }
-        for use in uses:
-            if operator_forms.kind(use) in only:
-                yield operator_forms.convolution_case(use)
-        if "aggregation" in only:
-            for shape, kernels in aggregations(models, batch, image_size):
-                yield operator_forms.aggregation_case(shape, kernels)
-        if "memory" in only:
-            yield from memory_forms.cases(batch)
+        for case in _cases(models, batch, image_size, only):
+            yield case if batch > 1 else case._replace(gradient={})
+
+
+def _cases(
+    models: Sequence[str], batch: int, image_size: int, only: Sequence[str]
+) -> Iterator[operator_forms.Case]:
+    uses = {
+        use: None  # A dict keeps their order.
+        for name in models
+        for use in convolutions(name, batch_size=batch, image_size=image_size)
+    }
+    for use in uses:
+        if operator_forms.kind(use) in only:
+            yield operator_forms.convolution_case(use)
+    if "aggregation" in only:
+        for shape, kernels in aggregations(models, batch, image_size):
+            yield operator_forms.aggregation_case(shape, kernels)
+    if "memory" in only:
+        yield from memory_forms.cases(batch)
 
 
 def convolutions(
@@ -115,9 +122,10 @@ def convolutions(
             continue
         x, kernel = (variable.aval.shape for variable in equation.invars)
         groups = equation.params["feature_group_count"]
-        if groups > 1 or x[-1] == images.shape[-1]:
-            padding = tuple(low for low, _ in equation.params["padding"])
-            strides = equation.params["window_strides"][0]
+        padding = tuple(low for low, _ in equation.params["padding"])
+        strides = equation.params["window_strides"][0]
+        pointwise = kernel[:2] == (1, 1) and strides == 1 and padding == (0, 0)
+        if groups > 1 or pointwise or x[-1] == images.shape[-1]:
             use = operator_forms.Convolution(x, kernel, strides, padding, groups)
             uses[use] = None
     return list(uses)

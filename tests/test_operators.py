@@ -33,7 +33,9 @@ def test_cases_follow_the_selection():
     found = operators.cases(
         ["lsnet_t"], batch_sizes=[1], image_size=224, only=("aggregation", "memory")
     )
+    found = list(found)
     assert {case.operator for case in found} == {"aggregation", "memory"}
+    assert not any(case.gradient for case in found)  # Nobody trains on one image.
 
 
 CASES = {
@@ -45,6 +47,9 @@ CASES = {
     ),
     "grouped": lambda: operator_forms.convolution_case(
         operator_forms.Convolution((1, 4, 4, 8), (1, 1, 2, 4), 1, (0, 0), 4)
+    ),
+    "pointwise": lambda: operator_forms.convolution_case(
+        operator_forms.Convolution((1, 4, 4, 8), (1, 1, 8, 4), 1, (0, 0), 1)
     ),
     "stem": lambda: operator_forms.convolution_case(
         operator_forms.Convolution((1, 6, 6, 3), (3, 3, 3, 8), 2, (1, 1), 1)

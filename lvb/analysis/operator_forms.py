@@ -39,11 +39,11 @@ class Case(NamedTuple):
     """An operator at a shape.
 
     Attributes:
-      operator: "depthwise", "grouped", "stem", "aggregation" or "memory".
+      operator: "depthwise", "grouped", "pointwise", "stem", "aggregation" or "memory".
       shape: in words, for the table.
       arguments: x and weights, trees of arrays.
       forward: forms by name, for the value alone.
-      gradient: forms by name, for value and gradient.
+      gradient: forms by name, for value and gradient; none where nobody trains.
       chosen: the names of the forms that "auto" takes, forward and gradient.
     """
 
@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
 
 def convolution_case(use: Convolution) -> Case:
-    """The forms of a convolution, grouped or of few channels."""
+    """The forms of a convolution of one of the kinds that have several."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal(use.shape, np.float32))
     kernel = jnp.asarray(rng.standard_normal(use.kernel, np.float32))
@@ -102,7 +102,7 @@ def convolution_case(use: Convolution) -> Case:
 def kind(use: Convolution) -> str:
     """The operator that a convolution is a case of: see `Case.operator`."""
     if use.groups == 1:
-        return "stem"
+        return "pointwise" if use.kernel[:2] == (1, 1) else "stem"
     return "depthwise" if use.groups == use.shape[-1] == use.kernel[-1] else "grouped"
 
 
@@ -148,6 +148,8 @@ def measure(case: Case, *, rounds: int, warmup: int) -> list[dict[str, Any]]:
     for direction, all_forms, chosen in zip(
         ("forward", "gradient"), (case.forward, case.gradient), case.chosen, strict=True
     ):
+        if not all_forms:
+            continue
         calls = {
             name: _compiled(form, case.arguments, direction)
             for name, form in all_forms.items()
