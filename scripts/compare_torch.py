@@ -9,16 +9,18 @@ r"""Times lvb beside PyTorch, titans-pytorch and ONNX Runtime, in turns, in one 
     python scripts/compare_torch.py --what train --device cuda --dtype bfloat16
 
 Each framework has a process and the same cores to itself; they work alternately (A, B,
-A, B ...), while the others wait; on CPUs all of them keep the memory they free, which
-spares PyTorch page faults too. Before it is timed, a twin must reproduce lvb's
-numbers with lvb's weights: logits to 1e-4 of the largest, or, of a training step, loss,
-norm of the gradient and the next loss to 1 %.
+A, B ...), while the others wait. lvb keeps the memory that its process frees, as its
+commands do; `--allocators stock,keep` times each peer as it comes and with that
+setting, which spares PyTorch page faults, too. Before it is timed, a twin must
+reproduce lvb's numbers with lvb's weights: logits to 1e-4 of the largest, or, of a
+training step, loss, norm of the gradient and the next loss to 1 %.
 The peer of FVNet is a twin; that of ConvNeur is a twin of its local branches alone, and
 so is what lvb runs beside it. On a GPU, bfloat16 is mixed precision on both sides, and
 equality is asked for within what it leaves of it.
 """
 
 import argparse
+import contextlib
 import pathlib
 import sys
 import tempfile
@@ -195,6 +197,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--dtype", default="float32", choices=("float32", "bfloat16"))
     add("--device", default="cpu", choices=("cpu", "cuda"), help="of both sides")
     add("--threads", type=int, default=0, help="cores of every process; 0 is all")
+    add(
+        "--allocators",
+        default="stock",
+        choices=("stock", "keep", "stock,keep"),
+        help="memory of the peers: as they come, kept, or both in turns",
+    )
     add("--out", help="folder for compare_WHAT.json and .md")
     return parser
 
@@ -210,23 +218,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     other = "onnx" if args.what == "onnx" else "torch"
     with tempfile.TemporaryDirectory() as folder:
         wanted = contests.contests(args, pathlib.Path(folder))
-        commands = {
-            name: [
-                sys.executable,
-                str(_SCRIPTS / f"peer_{name}.py"),
-                str(args.threads),
-                args.device,
-            ]
-            for name in ("lvb", other)
-        }
-        with (
-            peer_process.Peer("lvb", commands["lvb"], environment=environment) as lvb,
-            peer_process.Peer(other, commands[other], environment=environment) as peer,
-        ):
-            peers = {"lvb": lvb, other: peer}
+        processes = [("lvb", "lvb", "keep")] + [
+            (contests.peer_of(other, allocator), other, allocator)
+            for allocator in args.allocators.split(",")
+        ]
+        with contextlib.ExitStack() as stack:
+            peers = {}
+            for name, script, allocator in processes:
+                path = str(_SCRIPTS / f"peer_{script}.py")
+                command = [sys.executable, path, str(args.threads), args.device]
+                peers[name] = stack.enter_context(
+                    peer_process.Peer(
+                        name, [*command, allocator], environment=environment
+                    )
+                )
             result = {
-                "machine": lvb.ask("describe"),
-                "peer_versions": peer.ask("describe")["versions"],
+                "machine": peers["lvb"].ask("describe"),
+                "peer_versions": peers[processes[-1][0]].ask("describe")["versions"],
+                "allocators": args.allocators,
                 "dtype": args.dtype,
                 "rounds": args.rounds,
                 "warmup": args.warmup,

@@ -21,7 +21,7 @@ class Entry(NamedTuple):
 
     Attributes:
       name: in the results.
-      peer: "lvb", "torch" or "onnx".
+      peer: "lvb", "torch" or "onnx"; "torch_keep" is a process that keeps its memory.
       specification: for the peer's `build`.
     """
 
@@ -48,6 +48,31 @@ class Contest(NamedTuple):
 
 def contests(args: argparse.Namespace, folder: pathlib.Path) -> list[Contest]:
     """What the flags ask for; files go to `folder`."""
+    allocators = args.allocators.split(",")
+    return [_with_allocators(c, allocators) for c in _contests(args, folder)]
+
+
+def peer_of(name: str, allocator: str) -> str:
+    """The process of a peer that keeps ("keep") its memory or does not ("stock")."""
+    return name if allocator == "stock" else f"{name}_{allocator}"
+
+
+def _with_allocators(contest: Contest, allocators: Sequence[str]) -> Contest:
+    """Each entry that is not ours once per setting of its memory."""
+    ours = [entry for entry in contest.entries if entry.peer == "lvb"]
+    theirs = [
+        entry._replace(
+            name=entry.name + (", memory kept" if allocator == "keep" else ""),
+            peer=peer_of(entry.peer, allocator),
+        )
+        for entry in contest.entries
+        if entry.peer != "lvb"
+        for allocator in allocators
+    ]
+    return contest._replace(entries=(*ours, *theirs))
+
+
+def _contests(args: argparse.Namespace, folder: pathlib.Path) -> list[Contest]:
     batches = [int(size) for size in _given(args, "batch_sizes", _BATCHES, "1,16")]
     if args.what == "memory":
         return [

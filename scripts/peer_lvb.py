@@ -125,8 +125,8 @@ def describe() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serves; the argument is the number of threads."""
-    allocator.keep_freed_memory()  # As the commands of lvb do; every peer alike.
+    """Serves; the first argument is the number of threads."""
+    allocator.keep_freed_memory()  # As the commands of lvb do.
     machine.pin(int(sys.argv[1]))
     compilation.enable_cache("default")
     served = peer_process.Contenders(

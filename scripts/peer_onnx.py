@@ -37,8 +37,9 @@ def describe() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serves; the argument is the number of threads."""
-    allocator.keep_freed_memory()  # As the commands of lvb do; every peer alike.
+    """Serves; the arguments are the number of threads, "cpu" and the allocator."""
+    if sys.argv[3] == "keep":
+        allocator.keep_freed_memory()
     machine.pin(int(sys.argv[1]))
     served = peer_process.Contenders(
         build, wait=lambda result: result, clock=time.perf_counter

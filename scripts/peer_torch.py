@@ -194,9 +194,10 @@ def describe() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serves; the arguments are the number of threads and the device."""
+    """Serves; the arguments are the number of threads, the device and the allocator."""
     threads = int(sys.argv[1])
-    allocator.keep_freed_memory()  # As the commands of lvb do; every peer alike.
+    if sys.argv[3] == "keep":
+        allocator.keep_freed_memory()
     machine.pin(threads)
     torch.set_num_threads(threads or machine.threads())
     served = peer_process.Contenders(build, wait=_wait, clock=time.perf_counter)

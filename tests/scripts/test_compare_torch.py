@@ -163,6 +163,20 @@ def test_flags_become_contests(scripts, tmp_path, flags, titles):
     assert kinds == ({"inference", "timm"} if args.what == "timm" else {args.what})
 
 
+def test_peers_come_with_their_allocator_and_with_ours(scripts, tmp_path):
+    flags = ["--models", "lsnet_t", "--variants", "eager", "--batch_sizes", "1"]
+    parse = scripts.compare_torch.make_parser().parse_args
+    args = parse([*flags, "--allocators", "stock,keep"])
+    (found,) = scripts.contests.contests(args, tmp_path)
+    assert [(entry.name, entry.peer) for entry in found.entries] == [
+        ("lvb lsnet_t", "lvb"),
+        ("torch twin, eager", "torch"),
+        ("torch twin, eager, memory kept", "torch_keep"),
+    ]
+    (found,) = scripts.contests.contests(parse(flags), tmp_path)
+    assert [entry.peer for entry in found.entries] == ["lvb", "torch"]
+
+
 def test_exported_files_are_checked_at_both_batches(scripts, tmp_path, monkeypatch):
     images = np.arange(8 * 3, dtype=np.float32).reshape(8, 1, 1, 3)
     path = tmp_path / "m.onnx"
