@@ -20,7 +20,14 @@ from ml_collections import config_dict
 from lvb import assembly, inputs, train, transfer
 from lvb.analysis import machine, markdown, timing
 from lvb.config import flags
-from lvb.training import compilation, metric_writer, process, provenance, sharding
+from lvb.training import (
+    allocator,
+    compilation,
+    metric_writer,
+    process,
+    provenance,
+    sharding,
+)
 from lvb.training import workdir as workdir_lib
 
 _NEVER = 1e6  # Epochs between evaluations.
@@ -31,6 +38,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config", default="configs/quickstart.py", help="of the run")
     add("--data_dir", help="where prepared data sets are")
+    add("--batch_size", type=int, help="images per step; the config's if not given")
+    add("--image_size", type=int, help="side in pixels; the config's if not given")
     add("--steps", type=int, default=100, help="in a window, between two log lines")
     add("--windows", type=int, default=3, help="of a turn, after one to warm up")
     add("--rounds", type=int, default=4, help="turns of each contender")
@@ -44,10 +53,14 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name}={getattr(args, name)} must be at least 1.")
     config = prepare(flags.load(args.config), steps=args.steps, windows=args.windows)
+    config.batch_size = args.batch_size or config.batch_size
+    config.data.image_size = args.image_size or config.data.image_size
+    allocator.overlap_short_steps(config.batch_size * config.data.image_size**2)
     bare = bare_steps(config, data_dir=args.data_dir)
     bare(args.steps)
     seconds: dict[str, list[float]] = {"bare step": [], "training run": []}
     waits = []
+    batch_work = batch_seconds(config, data_dir=args.data_dir, batches=args.steps)
     for _ in range(args.rounds):
         for _ in range(args.windows):
             seconds["bare step"].append(bare(args.steps))
@@ -66,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         },
         "overhead": timing.ratio(seconds["bare step"], seconds["training run"]).median
         - 1,
+        "batch_cpu_seconds": batch_work,
         "data_wait": sum(waits) / len(waits),
         "commit": provenance.commit(),
         "machine": machine.describe(),
@@ -141,6 +155,19 @@ def bare_steps(
     return make
 
 
+def batch_seconds(
+    config: config_dict.ConfigDict, *, data_dir: str | None, batches: int
+) -> float:
+    """CPU time that a batch costs this process to make, as the mean of so many."""
+    data = inputs.open_data(config, data_dir=data_dir)
+    with inputs.train_batches(config, data, start_step=0) as made:
+        next(made)
+        start = time.process_time()
+        for _ in range(batches):
+            next(made)
+        return (time.process_time() - start) / batches
+
+
 def training_windows(
     config: config_dict.ConfigDict, *, data_dir: str | None
 ) -> list[tuple[float, float]]:
@@ -176,6 +203,8 @@ def report(result: Mapping[str, Any]) -> str:
             markdown.table(("ms per step", "median", "p5", "p95"), rows),
             "",
             f"A run takes {100 * result['overhead']:+.1f} % of the bare step longer; "
-            f"it waits for data {100 * result['data_wait']:.1f} % of its time.",
+            f"it waits for data {100 * result['data_wait']:.1f} % of its time. To make "
+            f"a batch costs {1e3 * result['batch_cpu_seconds']:.2f} ms of one core, "
+            f"which on a CPU the step shares.",
         ]
     )

@@ -31,6 +31,7 @@ def test_a_run_is_measured_beside_its_steps(tmp_path):
         assert spread["rounds"] == 4  # Windows times rounds; the warm-up is none.
         assert 0 < spread["p5"] <= spread["median"] <= spread["p95"]
     assert 0 <= result["data_wait"] <= 1
+    assert result["batch_cpu_seconds"] > 0
     assert "ms per step" in (tmp_path / "loop.md").read_text()
 
 
@@ -68,12 +69,14 @@ def test_the_overhead_is_the_loop_over_the_step():
         },
         "overhead": 0.02,
         "data_wait": 0.004,
+        "batch_cpu_seconds": 0.003,
         "commit": "0123456789",
         "machine": {"processor": "a CPU", "device": "cpu", "threads": 2},
     }
     text = loop_speed.report(result)
     assert "+2.0 % of the bare step longer" in text
     assert "waits for data 0.4 %" in text
+    assert "costs 3.00 ms of one core" in text
 
 
 @pytest.mark.parametrize("name", ["steps", "windows", "rounds"])
