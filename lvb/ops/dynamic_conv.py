@@ -109,8 +109,13 @@ def _reference(x: jax.Array, weights: jax.Array, kernel_size: int) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shift(x: jax.Array, weights: jax.Array, kernel_size: int) -> jax.Array:
-    """The sum as shifted multiply-adds, a partial sum per row of the kernel."""
-    return _sum_of_shifts(x, weights, kernel_size)
+    """The sum as shifted multiply-adds, a partial sum per row of the kernel.
+
+    In batches it is kept apart from what makes the weights, which would be computed
+    anew for every tap and channel. Exported programs have a symbolic batch.
+    """
+    is_batch = isinstance(x.shape[0], int) and x.shape[0] > 1
+    return (_outlined_sum if is_batch else _sum_of_shifts)(x, weights, kernel_size)
 
 
 def _sum_of_shifts(x: jax.Array, weights: jax.Array, kernel_size: int) -> jax.Array:

@@ -21,7 +21,8 @@ def outlined(
 ) -> Callable[..., Any]:
     """A function that programs for CPUs call, where others have it inlined.
 
-    For the rules of a custom gradient, which nobody differentiates or exports.
+    For what nobody differentiates or exports: the rules of a custom gradient, and what
+    such a rule stands for.
 
     Args:
       function: of arrays, and of the constants that `static_argnums` names.
