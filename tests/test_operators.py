@@ -123,3 +123,4 @@ def test_report_counts_what_is_within_five_percent():
         {"rows": rows, "machine": machine, "commit": "unknown", "rounds": 1}
     )
     assert "within 5 % of the best in 1 of 2" in text
+    assert text.count("1x2x2x4") == 1  # Only the one beyond 5 % is listed.
