@@ -19,6 +19,7 @@ from lvb.training import allocator
 size = 100_000_000
 if sys.argv[1] == "keep":
     assert allocator.keep_freed_memory()
+    assert not jax.config.read("jax_cpu_enable_async_dispatch")
 
 program = jax.jit(lambda x: x + jnp.ones(size // 4))
 
