@@ -46,7 +46,7 @@ def memory_case(
     )
     initial = neural_memory.MemoryWeights(
         hidden=draw(width, 4 * width) * width**-0.5,
-        output=draw(4 * width, width) * (4 * width) ** -0.5,
+        output=draw(width, 4 * width) * (4 * width) ** -0.5,
         gain=jnp.zeros(width),
     )
 

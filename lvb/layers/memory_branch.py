@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from lvb.layers import conv, module
+from lvb.layers import conv, module, norm
 from lvb.ops import forms, memory_scan, neural_memory, token_chunks
 
 POOLS = ("attention", "mean")
@@ -70,7 +70,9 @@ class Store(module.Layer):
                 name="pool",
                 **self.dtypes,
             )(tokens).astype(tokens.dtype)
-        summary = token_chunks.pool_chunks(tokens, mask, logits=logits)  # (B, U, d)
+        summary = token_chunks.pool_chunks(
+            tokens, mask, logits=logits, as_product=_is_cpu_form(self)
+        )  # (B, U, d)
         return StoreSignals(
             keys=keys,
             values=values,
@@ -191,7 +193,7 @@ class NeuralMemory(module.Layer):
                 norm_epsilon=self.norm_epsilon,
                 second_order=self.inner_second_order,
                 dtype=self.inner_dtype,
-                analytic=forms.resolve(self.op_form) == "shift",
+                analytic=_is_cpu_form(self),
             ),
             read=self.read,
             trace=self.is_mutable_collection("intermediates"),
@@ -208,7 +210,7 @@ class NeuralMemory(module.Layer):
         param = self.param_dtype
         weights = neural_memory.MemoryWeights(
             hidden=self.param("initial_hidden", glorot, (width, hidden), param),
-            output=self.param("initial_output", glorot, (hidden, width), param),
+            output=self.param("initial_output", glorot, (hidden, width), param).T,
             gain=self.param("initial_gain", nn.initializers.zeros, (width,), param),
         )
         wide = jnp.promote_types(param, jnp.float32)
@@ -251,10 +253,11 @@ class NeuralMemory(module.Layer):
 
 def _rms_norm(x: jax.Array, layer: module.Layer, *, name: str) -> jax.Array:
     """RMSNorm over channels, float32 at least in and out."""
-    wide = jnp.promote_types(layer.dtype, jnp.float32)
-    return nn.RMSNorm(
-        epsilon=_RMS_EPSILON, dtype=wide, param_dtype=layer.param_dtype, name=name
-    )(x)
+    return norm.RMSNorm(epsilon=_RMS_EPSILON, name=name, **layer.inherited)(x)
+
+
+def _is_cpu_form(layer: module.Layer) -> bool:
+    return forms.resolve(layer.op_form) == "shift"
 
 
 def _project(x: jax.Array, layer: module.Layer, *, name: str) -> jax.Array:

@@ -137,11 +137,17 @@ def _scan_image(
     ) -> tuple[MemoryState, tuple[jax.Array, MemoryTrace | None]]:
         query, write, index = chunk
         state = _truncate(state, index, bptt_chunks)
-        after, gradient = neural_memory.memory_update(
-            state, write, initial=initial, rule=rule
-        )
-        source = state if read == "before" else after
-        output = neural_memory.memory_read(source.weights, query, rule=rule)
+        if together:
+            output, gradient = neural_memory.read_and_gradient(
+                state.weights, query, write, rule=rule
+            )
+            after = neural_memory.descend(state, gradient, write, rule=rule)
+        else:
+            after, gradient = neural_memory.memory_update(
+                state, write, initial=initial, rule=rule
+            )
+            source = state if read == "before" else after
+            output = neural_memory.memory_read(source.weights, query, rule=rule)
         row = None
         if trace:
             row = _trace_row(state.weights, after.weights, gradient, write, rule=rule)
@@ -150,6 +156,9 @@ def _scan_image(
     num_writes = writes.decay.shape[0]
     if not num_writes:
         return neural_memory.memory_read(initial, queries[0], rule=rule)[None], None
+    # Both at M_{t-1}, and differentiated alike.
+    same_weights = read == "before" and rule.grad_at == "previous" and rule.second_order
+    together = same_weights and rule.analytic
     state = MemoryState(initial, jax.tree.map(jnp.zeros_like, initial))
     # Without the checkpoint each step would keep its activations, several (L, 4d).
     state, (outputs, rows) = lax.scan(

@@ -11,14 +11,15 @@ and then written by one step of gradient descent with momentum and decay,
     V_t = eta_t V_{t-1} - clip(grad J_t(M_{t-1})),  V_0 = 0
     M_t = (1 - alpha_t) M_{t-1} + V_t                                    Eq. (4)
 
-The gradient has two equal forms, `jax.grad` of J and the same written out, which was up
-to 1.3 times as fast on a CPU core, forward and backward. This file is one chunk of one
-image; `lvb.ops.memory_scan` walks over all of them.
+The gradient has two equal forms, `jax.grad` of J and the same written out, which is
+faster on a CPU, forward and backward. This file is one chunk of one image;
+`lvb.ops.memory_scan` walks over all of them.
 Dimensions: L tokens of a chunk, d width. Weights, momentum and gradients keep the dtype
 of M_0, which should be float32; only the matrix products follow `UpdateRule.dtype`.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from lvb.ops import gelu
+from lvb.ops import gelu, sums
 
 GRADIENTS_AT = ("previous", "initial")
 
@@ -36,7 +37,7 @@ class MemoryWeights(NamedTuple):
 
     Attributes:
       hidden: W_1, (d, 4d).
-      output: W_2, (4d, d).
+      output: W_2 turned around, (d, 4d), as which a CPU computes its slope faster.
       gain: gamma, (d,).
     """
 
@@ -102,7 +103,8 @@ class _Activations(NamedTuple):
       before: a = x W_1, (L, 4d).
       hidden: gelu(a), (L, 4d).
       normalised: n, the output of the layer norm, (L, d).
-      inverse_deviation: 1 / sqrt(variance + epsilon) of the layer norm, (L, 1).
+      inverse_deviation: 1 / sqrt(variance + epsilon) of the layer norm, to be
+        multiplied with (L, d).
       output: M(x), (L, d).
     """
 
@@ -167,9 +169,41 @@ def inner_gradient(
     """
     if not rule.second_order:
         weights = lax.stop_gradient(weights)
-    if rule.analytic:
-        return _analytic_gradient(weights, write, rule=rule)
-    return jax.grad(functools.partial(inner_loss, rule=rule))(weights, write)
+    if not rule.analytic:
+        return jax.grad(functools.partial(inner_loss, rule=rule))(weights, write)
+    activations = _activations(weights, write.keys, rule=rule)
+    return _analytic_gradient(weights, write, activations, rule=rule)
+
+
+def read_and_gradient(
+    weights: MemoryWeights, tokens: jax.Array, write: ChunkWrites, *, rule: UpdateRule
+) -> tuple[jax.Array, MemoryWeights]:
+    """`memory_read` and `inner_gradient` of the same weights, faster together.
+
+    The queries and the keys of a chunk go through the memory as one matrix.
+
+    Args:
+      weights: M.
+      tokens: x, (L, d).
+      write: keys, values and token weights of the chunk.
+      rule: as for the two, with `analytic` and `second_order`.
+
+    Returns:
+      M(x), (L, d), and the gradient, not clipped.
+
+    Raises:
+      ValueError: if `rule` has not both `analytic` and `second_order`.
+    """
+    if not (rule.analytic and rule.second_order):
+        raise ValueError(
+            f"memory: analytic={rule.analytic} and second_order={rule.second_order} "
+            "keep reads and gradients apart; use memory_read and inner_gradient."
+        )
+    num_keys = write.keys.shape[0]
+    both = _activations(weights, jnp.concatenate([write.keys, tokens]), rule=rule)
+    keys_part = _Activations(*(array[:num_keys] for array in both))
+    gradient = _analytic_gradient(weights, write, keys_part, rule=rule)
+    return both.output[num_keys:], gradient
 
 
 def smooth_clip(gradient: MemoryWeights, clip: float) -> MemoryWeights:
@@ -211,6 +245,23 @@ def memory_update(
     """
     at = state.weights if rule.grad_at == "previous" else initial
     gradient = inner_gradient(at, write, rule=rule)
+    return descend(state, gradient, write, rule=rule), gradient
+
+
+def descend(
+    state: MemoryState, gradient: MemoryWeights, write: ChunkWrites, *, rule: UpdateRule
+) -> MemoryState:
+    """The step of Eq. (4) along a gradient.
+
+    Args:
+      state: M_{t-1} and V_{t-1}.
+      gradient: of J_t, not clipped.
+      write: of chunk t; its momentum and decay count.
+      rule: gives `clip`.
+
+    Returns:
+      M_t and V_t.
+    """
     momentum = jax.tree.map(
         lambda v, g: write.momentum * v - g,
         state.momentum,
@@ -219,7 +270,7 @@ def memory_update(
     weights = jax.tree.map(
         lambda m, v: (1 - write.decay) * m + v, state.weights, momentum
     )
-    return MemoryState(weights, momentum), gradient
+    return MemoryState(weights, momentum)
 
 
 def _activations(
@@ -229,41 +280,57 @@ def _activations(
     tokens = tokens.astype(weights.gain.dtype)
     before = _matmul(tokens, weights.hidden, rule.dtype)  # (L, 4d)
     hidden = gelu.gelu(before)
-    z = _matmul(hidden, weights.output, rule.dtype)  # (L, d)
+    z = _matmul(hidden, weights.output.T, rule.dtype)  # (L, d)
     centred = z - jnp.mean(z, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    inverse_deviation = lax.rsqrt(variance + rule.norm_epsilon)
+    repeat_row, repeat_column = _repeats(z.shape, rule)
+    inverse_deviation = repeat_column(lax.rsqrt(variance + rule.norm_epsilon))
     normalised = centred * inverse_deviation
-    output = tokens + (1 + weights.gain)[None] * normalised
+    output = tokens + repeat_row((1 + weights.gain)[None]) * normalised
     return _Activations(before, hidden, normalised, inverse_deviation, output)
 
 
 def _analytic_gradient(
-    weights: MemoryWeights, write: ChunkWrites, *, rule: UpdateRule
+    weights: MemoryWeights,
+    write: ChunkWrites,
+    activations: _Activations,
+    *,
+    rule: UpdateRule,
 ) -> MemoryWeights:
     """The slope of `inner_loss`, by the chain rule from the output back.
 
     dM = 2 theta (M(k) - v) / d      dgamma = sum_i dM n      dn = (1 + gamma) dM
     dz = r (dn - mean dn - n mean(n dn)),  r the inverse deviation
     dW_2 = gelu(a)^T dz              dW_1 = k^T (gelu'(a) dz W_2^T)
+
+    XLA:CPU copies what it has to transpose: k and dz, the narrow factors of the two.
     """
     keys = write.keys.astype(weights.gain.dtype)
-    a, hidden, n, r, output = _activations(weights, keys, rule=rule)
+    a, hidden, n, r, output = activations
+    repeat_row, repeat_column = _repeats(n.shape, rule)
     steps = (2 / keys.shape[-1]) * write.token_weights[:, None]  # (L, 1)
-    d_output = steps * (output - write.values)  # (L, d)
-    d_n = (1 + weights.gain)[None] * d_output
-    d_z = r * (
-        d_n
-        - jnp.mean(d_n, axis=-1, keepdims=True)
-        - n * jnp.mean(n * d_n, axis=-1, keepdims=True)
-    )
-    d_hidden = _matmul(d_z, weights.output.T, rule.dtype)  # (L, 4d)
-    # The product for W_2 is turned around, so that XLA:CPU, which copies what it has to
-    # transpose, copies the narrower factor.
+    d_output = repeat_column(steps) * (output - write.values)  # (L, d)
+    d_n = repeat_row((1 + weights.gain)[None]) * d_output
+    overlap = sums.sum_columns(n * d_n, as_product=True) / keys.shape[-1]  # (L, 1)
+    d_z = r * (d_n - jnp.mean(d_n, axis=-1, keepdims=True) - n * repeat_column(overlap))
+    d_hidden = _matmul(d_z, weights.output, rule.dtype)  # (L, 4d)
     return MemoryWeights(
         hidden=_matmul(keys.T, gelu.gelu_slope(a) * d_hidden, rule.dtype),
-        output=_matmul(d_z.T, hidden, rule.dtype).T,
-        gain=jnp.sum(d_output * n, axis=0),
+        output=_matmul(d_z.T, hidden, rule.dtype),
+        gain=sums.sum_rows(d_output * n, as_product=True)[0],
+    )
+
+
+def _repeats(
+    shape: tuple[int, ...], rule: UpdateRule
+) -> tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
+    """`sums.repeat_row` and `sums.repeat_column` to a matrix of a shape."""
+    rows, columns = shape
+    return (
+        functools.partial(sums.repeat_row, rows=rows, as_product=rule.analytic),
+        functools.partial(
+            sums.repeat_column, columns=columns, as_product=rule.analytic
+        ),
     )
 
 

@@ -6,6 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+
+from lvb.ops import sums
 
 LAYOUTS = ("raster", "window")
 
@@ -129,7 +132,11 @@ def valid_tokens(grid: ChunkGrid) -> np.ndarray:
 
 
 def pool_chunks(
-    tokens: jax.Array, mask: jax.Array, *, logits: jax.Array | None = None
+    tokens: jax.Array,
+    mask: jax.Array,
+    *,
+    logits: jax.Array | None = None,
+    as_product: bool = False,
 ) -> jax.Array:
     """The summary r_t of each chunk, a mean of its tokens weighted per channel.
 
@@ -139,6 +146,7 @@ def pool_chunks(
       tokens: s, (B, U, L, d).
       mask: which tokens are valid, (U, L) bool.
       logits: (B, U, L, d), or None for the plain mean.
+      as_product: how the sums are computed, see `lvb.ops.sums`.
 
     Returns:
       (B, U, d).
@@ -146,5 +154,8 @@ def pool_chunks(
     valid = mask[None, :, :, None]  # (1, U, L, 1)
     if logits is None:
         return jnp.mean(tokens, axis=2, where=valid)
-    weights = jax.nn.softmax(logits, axis=2, where=valid)
-    return jnp.sum(weights * tokens, axis=2)
+    logits = jnp.where(valid, logits, -jnp.inf)
+    largest = jnp.max(logits, axis=2, keepdims=True)
+    weights = jnp.exp(logits - lax.stop_gradient(largest))
+    total = sums.sum_rows(weights * tokens, as_product=as_product)  # (B, U, 1, d)
+    return (total / sums.sum_rows(weights, as_product=as_product))[:, :, 0]

@@ -46,6 +46,14 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
+def initial_weights(params):
+    """M_0 as the reference holds it, W_2 turned around."""
+    hidden, output, gain = (
+        params[f"initial_{name}"] for name in ("hidden", "output", "gain")
+    )
+    return [hidden, output.T, gain]
+
+
 def by_loops(params, x, *, chunk_size, token_reduce, inner_lr, clip):
     """The whole layer for a raster of full chunks, NumPy float64."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
@@ -73,7 +81,7 @@ def by_loops(params, x, *, chunk_size, token_reduce, inner_lr, clip):
     y, _ = reference.memory(
         z @ params["query"]["kernel"],
         writes,
-        initial=[params[f"initial_{name}"] for name in ("hidden", "output", "gain")],
+        initial=initial_weights(params),
         clip=clip,
     )
     return y.reshape(batch, height, width, channels)
@@ -149,7 +157,7 @@ def test_fewer_tokens_than_a_chunk_are_answered_by_the_initial_memory(shape):
         variables = variables_of(layer, x)
         y = apply(layer, variables, x)
     params = jax.tree.map(np.asarray, variables["params"])
-    initial = [params[f"initial_{name}"] for name in ("hidden", "output", "gain")]
+    initial = initial_weights(params)
     queries = rms_norm(np.asarray(x), params["retrieve_norm"]["scale"])
     queries = (queries @ params["query"]["kernel"]).reshape(-1, D)
     expected = [reference.read(initial, q, epsilon=1e-3) for q in queries]

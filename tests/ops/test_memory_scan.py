@@ -31,7 +31,7 @@ def problem(*, read="before", chunks=T, length=L, width=D, batch=B, scale=0.5, s
     )
     initial = MemoryWeights(
         scale * rng.standard_normal((width, 4 * width)),
-        scale * rng.standard_normal((4 * width, width)),
+        scale * rng.standard_normal((width, 4 * width)),
         scale * rng.standard_normal(width),
     )
     return rng.standard_normal((batch, chunks, length, width)), writes, initial
@@ -76,18 +76,19 @@ def test_equals_unrolled_loops(form, grad_at, clip, read, analytic):
 
 
 @pytest.mark.parametrize(
-    ("grad_at", "form", "analytic"),
+    ("grad_at", "form", "analytic", "second_order"),
     [
-        ("initial", "associative", False),
-        ("initial", "associative", True),
-        ("previous", "scan", True),
+        ("initial", "associative", False, True),
+        ("initial", "associative", True, True),
+        ("previous", "scan", True, True),
+        ("previous", "scan", True, False),
     ],
 )
-def test_all_forms_share_their_gradients(grad_at, form, analytic):
+def test_all_forms_share_their_gradients(grad_at, form, analytic, second_order):
     problem_ = problem()
 
     def total(arguments, form, analytic):
-        rule = UpdateRule(grad_at=grad_at, analytic=analytic)
+        rule = UpdateRule(grad_at, analytic=analytic, second_order=second_order)
         y, _ = run(*arguments, form=form, rule=rule)
         return jnp.sum(jnp.sin(y))
 
@@ -150,7 +151,7 @@ def test_loss_of_a_repeated_chunk_falls(seed, momentum, decay):
     limit = (6 / (5 * width)) ** 0.5  # Glorot.
     initial = MemoryWeights(
         rng.uniform(-limit, limit, (width, 4 * width)),
-        rng.uniform(-limit, limit, (4 * width, width)),
+        rng.uniform(-limit, limit, (width, 4 * width)),
         np.zeros(width),
     )
     writes = ChunkWrites(

@@ -18,7 +18,7 @@ D, L = 6, 5
 
 def weights_of(seed=0, *, width=D, scale=0.5, dtype=np.float64):
     rng = np.random.default_rng(seed)
-    shapes = ((width, 4 * width), (4 * width, width), (width,))
+    shapes = ((width, 4 * width), (width, 4 * width), (width,))
     return MemoryWeights(
         *(scale * rng.standard_normal(s).astype(dtype) for s in shapes)
     )
@@ -65,6 +65,31 @@ def test_inner_gradient_equals_the_hand_derived_one(length, second_order, analyt
     for got, wanted in zip(slopes, expected, strict=True):
         assert np.abs(wanted).max() > 1e-3
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-13)
+
+
+def test_read_and_gradient_equal_each_alone():
+    rule = UpdateRule(analytic=True)
+    weights, write = weights_of(), write_of()
+    queries = np.random.default_rng(3).standard_normal((L + 2, D))
+    with jax.enable_x64():
+        y, slopes = neural_memory.read_and_gradient(weights, queries, write, rule=rule)
+        expected = (
+            neural_memory.memory_read(weights, queries, rule=rule),
+            neural_memory.inner_gradient(weights, write, rule=rule),
+        )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-13),
+        (y, slopes),
+        expected,
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"second_order": False}, {"analytic": False}])
+def test_what_differentiates_reads_and_slopes_apart_refuses_them_together(wrong):
+    rule = UpdateRule(**{"analytic": True, **wrong})
+    write = write_of()
+    with pytest.raises(ValueError, match="use memory_read and inner_gradient"):
+        neural_memory.read_and_gradient(weights_of(), write.keys, write, rule=rule)
 
 
 def test_hand_derived_gradient_is_the_slope_of_the_loss():

@@ -55,15 +55,19 @@ def test_windows_are_square_tiles():
     assert corner.sum() == x[:, 3:, 6:].sum()
 
 
+@pytest.mark.parametrize("as_product", [True, False])
 @pytest.mark.parametrize("attention", [True, False])
-def test_pooling_weighs_valid_tokens(attention):
+def test_pooling_weighs_valid_tokens(attention, as_product):
     rng = np.random.default_rng(0)
     tokens, logits = rng.standard_normal((2, 2, 3, 4, 5)).astype(np.float32)
     mask = np.ones((3, 4), bool)
     mask[2, 1:] = False
     mask[1, 3] = False
     pooled = token_chunks.pool_chunks(
-        tokens, mask, logits=logits if attention else None
+        tokens,
+        mask,
+        logits=logits if attention else None,
+        as_product=as_product,
     )
     for b, u, c in np.ndindex(2, 3, 5):
         valid = mask[u]

@@ -1,6 +1,7 @@
 """The neural memory as loops over images, chunks and tokens, from ConvNeur §3.3.
 
-The inner gradient is derived by hand. With a = k W1, h = gelu(a), z = h W2,
+W2 is held turned around, (d, 4d), as `lvb.ops.neural_memory` holds it. The inner
+gradient is derived by hand. With a = k W1, h = gelu(a), z = h W2,
 n = (z - mean z) r, r = 1 / sqrt(var z + eps), M(k) = k + (1 + gamma) n and
 e = 2 theta (M(k) - v) / d, a token adds
 
@@ -31,7 +32,7 @@ def _forward(weights, token, epsilon):
     w1, w2, gain = weights
     a = token @ w1
     h = gelu(a)
-    z = h @ w2
+    z = w2 @ h
     r = 1 / math.sqrt(np.mean((z - z.mean()) ** 2) + epsilon)
     n = (z - z.mean()) * r
     return a, h, r, n, token + (1 + gain) * n
@@ -60,8 +61,8 @@ def gradient(weights, keys, values, thetas, *, epsilon):
         e = 2 * theta * (out - value) / len(key)
         dn = e * (1 + gain)
         dz = r * (dn - dn.mean() - n * np.mean(dn * n))
-        slopes[0] += np.outer(key, (w2 @ dz) * gelu_slope(a))
-        slopes[1] += np.outer(h, dz)
+        slopes[0] += np.outer(key, (w2.T @ dz) * gelu_slope(a))
+        slopes[1] += np.outer(dz, h)
         slopes[2] += e * n
     return slopes
 
