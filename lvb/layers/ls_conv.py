@@ -105,12 +105,11 @@ class LSConv(module.Layer):
             **self.inherited,
         )(context)
         # One group is the taps of one kernel at all positions of the image.
-        weights = nn.GroupNorm(
+        weights = norm.GroupNorm(
             num_groups=num_kernels,
             epsilon=_EPSILON,
-            use_fast_variance=False,
             name="weight_norm",
-            **self.dtypes,
+            **self.inherited,
         )(weights)
         return jnp.reshape(weights, (*weights.shape[:3], num_kernels, taps))
 

@@ -16,22 +16,27 @@ import jax.numpy as jnp
 def sum_rows(x: jax.Array, *, as_product: bool) -> jax.Array:
     """Adds up all rows, (..., R, C) -> (..., 1, C)."""
     if as_product:
-        return jnp.ones((1, x.shape[-2]), x.dtype) @ x
+        return _ones(x, (1, x.shape[-2])) @ x
     return jnp.sum(x, axis=-2, keepdims=True)
 
 
 def sum_columns(x: jax.Array, *, as_product: bool) -> jax.Array:
     """Adds up all columns, (..., R, C) -> (..., R, 1)."""
     if as_product:
-        return x @ jnp.ones((x.shape[-1], 1), x.dtype)
+        return x @ _ones(x, (x.shape[-1], 1))
     return jnp.sum(x, axis=-1, keepdims=True)
 
 
 def repeat_row(row: jax.Array, rows: int, *, as_product: bool) -> jax.Array:
     """One row, (..., 1, C), so often: (..., R, C), or as it is, to be broadcast."""
-    return jnp.ones((rows, 1), row.dtype) @ row if as_product else row
+    return _ones(row, (rows, 1)) @ row if as_product else row
 
 
 def repeat_column(column: jax.Array, columns: int, *, as_product: bool) -> jax.Array:
     """One column, (..., R, 1), so often: (..., R, C), or as it is, to be broadcast."""
-    return column @ jnp.ones((1, columns), column.dtype) if as_product else column
+    return column @ _ones(column, (1, columns)) if as_product else column
+
+
+def _ones(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """A matrix for each of x, since XLA:CPU would transpose x for a shared one."""
+    return jnp.ones((*x.shape[:-2], *shape), x.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from lvb.layers import fusion
+from lvb.layers import fusion, norm
 from lvb.models import lsnet
 
 
@@ -25,7 +25,7 @@ def test_norm_layers_their_settings_and_those_left_by_fusion(name, left):
     for deploy, layers in found.items():
 
         def record(call, args, kwargs, context, layers=layers):
-            if isinstance(context.module, nn.BatchNorm | nn.GroupNorm):
+            if isinstance(context.module, nn.BatchNorm | norm.GroupNorm):
                 layers.append(context.module)
             return call(*args, **kwargs)
 
