@@ -79,27 +79,18 @@ class GroupNorm(module.Layer):
         scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
         y = jnp.reshape(x.astype(wide), (batch, height * width, channels))
-        repeat = functools.partial(
-            sums.repeat_row, rows=height * width, as_product=self._as_product
+        as_product = forms.resolve(self.op_form) == "shift"
+        mean = functools.partial(
+            _group_mean, num_groups=self.num_groups, as_product=as_product
         )
-        centred = y - repeat(self._mean(y))
-        variance = self._mean(jnp.square(centred))
+        repeat = functools.partial(
+            sums.repeat_row, rows=height * width, as_product=as_product
+        )
+        centred = y - repeat(mean(y))
+        variance = mean(jnp.square(centred))
         factor = lax.rsqrt(variance + self.epsilon) * scale.astype(wide)[None, None]
         y = centred * repeat(factor) + bias.astype(wide)[None, None]
         return jnp.reshape(y, x.shape).astype(self.dtype)
-
-    def _mean(self, x: jax.Array) -> jax.Array:
-        """The mean of each group, (B, R, C) -> (B, 1, C), for each of its channels."""
-        batch, rows, channels = x.shape
-        width = channels // self.num_groups
-        total = sums.sum_rows(x, as_product=self._as_product)
-        total = jnp.reshape(total, (batch, 1, self.num_groups, width))
-        mean = jnp.mean(total, axis=-1) / rows  # (B, 1, G)
-        return jnp.repeat(mean, width, axis=-1)
-
-    @property
-    def _as_product(self) -> bool:
-        return forms.resolve(self.op_form) == "shift"
 
 
 class RMSNorm(module.Layer):
@@ -129,3 +120,13 @@ class RMSNorm(module.Layer):
         inverse = sums.repeat_column(inverse, columns, as_product=as_product)
         scale = jnp.reshape(scale.astype(wide), (1,) * (x.ndim - 1) + (columns,))
         return x * inverse * scale
+
+
+def _group_mean(x: jax.Array, *, num_groups: int, as_product: bool) -> jax.Array:
+    """The mean of each group of channels, (B, R, C) -> (B, 1, C), once per channel."""
+    batch, rows, channels = x.shape
+    width = channels // num_groups
+    total = sums.sum_rows(x, as_product=as_product)
+    total = jnp.reshape(total, (batch, 1, num_groups, width))
+    mean = jnp.mean(total, axis=-1) / rows  # (B, 1, G)
+    return jnp.repeat(mean, width, axis=-1)
