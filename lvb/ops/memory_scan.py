@@ -160,9 +160,12 @@ def _scan_image(
     same_weights = read == "before" and rule.grad_at == "previous" and rule.second_order
     together = same_weights and rule.analytic
     state = MemoryState(initial, jax.tree.map(jnp.zeros_like, initial))
-    # Without the checkpoint each step would keep its activations, several (L, 4d).
+    # Without the checkpoint each step would keep its activations, several (L, 4d). On a
+    # CPU it keeps those that are matrix products: a seventh faster, for half as much
+    # memory again.
+    keep = jax.checkpoint_policies.save_only_these_names(neural_memory.PRODUCT)
     state, (outputs, rows) = lax.scan(
-        jax.checkpoint(step, prevent_cse=False),
+        jax.checkpoint(step, prevent_cse=False, policy=keep),
         state,
         (queries[:num_writes], writes, jnp.arange(num_writes)),
     )

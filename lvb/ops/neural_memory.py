@@ -25,11 +25,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from lvb.ops import gelu, sums
 
 GRADIENTS_AT = ("previous", "initial")
+PRODUCT = "memory_product"  # Name of the matrix products, for `jax.checkpoint`.
 
 
 class MemoryWeights(NamedTuple):
@@ -278,9 +280,9 @@ def _activations(
 ) -> _Activations:
     """M with all that its gradient needs; see `memory_read`."""
     tokens = tokens.astype(weights.gain.dtype)
-    before = _matmul(tokens, weights.hidden, rule.dtype)  # (L, 4d)
+    before = _matmul(tokens, weights.hidden, rule)  # (L, 4d)
     hidden = gelu.gelu(before)
-    z = _matmul(hidden, weights.output.T, rule.dtype)  # (L, d)
+    z = _matmul(hidden, weights.output.T, rule)  # (L, d)
     centred = z - jnp.mean(z, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
     repeat_row, repeat_column = _repeats(z.shape, rule)
@@ -313,10 +315,10 @@ def _analytic_gradient(
     d_n = repeat_row((1 + weights.gain)[None]) * d_output
     overlap = sums.sum_columns(n * d_n, as_product=True) / keys.shape[-1]  # (L, 1)
     d_z = r * (d_n - jnp.mean(d_n, axis=-1, keepdims=True) - n * repeat_column(overlap))
-    d_hidden = _matmul(d_z, weights.output, rule.dtype)  # (L, 4d)
+    d_hidden = _matmul(d_z, weights.output, rule)  # (L, 4d)
     return MemoryWeights(
-        hidden=_matmul(keys.T, gelu.gelu_slope(a) * d_hidden, rule.dtype),
-        output=_matmul(d_z.T, hidden, rule.dtype),
+        hidden=_matmul(keys.T, gelu.gelu_slope(a) * d_hidden, rule),
+        output=_matmul(d_z.T, hidden, rule),
         gain=sums.sum_rows(d_output * n, as_product=True)[0],
     )
 
@@ -334,13 +336,13 @@ def _repeats(
     )
 
 
-def _matmul(x: jax.Array, w: jax.Array, dtype: DTypeLike | None) -> jax.Array:
-    """The product x w with both factors rounded to `dtype`, in the dtype of w.
+def _matmul(x: jax.Array, w: jax.Array, rule: UpdateRule) -> jax.Array:
+    """The product x w with both factors rounded to `rule.dtype`, in the dtype of w.
 
     The product comes out in `dtype` too and is widened afterwards. A bf16 product with
     `preferred_element_type=float32` would make the transposed product mix types, which
     XLA:CPU turned into NaN inside a scan (jax 0.10.2).
     """
-    if dtype is None:
-        return x @ w
-    return (x.astype(dtype) @ w.astype(dtype)).astype(w.dtype)
+    narrow = w.dtype if rule.dtype is None else rule.dtype
+    product = (x.astype(narrow) @ w.astype(narrow)).astype(w.dtype)
+    return checkpoint_name(product, PRODUCT) if rule.analytic else product
