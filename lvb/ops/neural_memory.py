@@ -282,7 +282,7 @@ def _activations(
     tokens = tokens.astype(weights.gain.dtype)
     before = _matmul(tokens, weights.hidden, rule)  # (L, 4d)
     hidden = gelu.gelu(before)
-    z = _matmul(hidden, weights.output.T, rule)  # (L, d)
+    z = _matmul(hidden, weights.output, rule, contract=(1, 1))  # (L, d)
     centred = z - jnp.mean(z, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
     repeat_row, repeat_column = _repeats(z.shape, rule)
@@ -317,8 +317,8 @@ def _analytic_gradient(
     d_z = r * (d_n - jnp.mean(d_n, axis=-1, keepdims=True) - n * repeat_column(overlap))
     d_hidden = _matmul(d_z, weights.output, rule)  # (L, 4d)
     return MemoryWeights(
-        hidden=_matmul(keys.T, gelu.gelu_slope(a) * d_hidden, rule),
-        output=_matmul(d_z.T, hidden, rule),
+        hidden=_matmul(keys, gelu.gelu_slope(a) * d_hidden, rule, contract=(0, 0)),
+        output=_matmul(d_z, hidden, rule, contract=(0, 0)),
         gain=sums.sum_rows(d_output * n, as_product=True)[0],
     )
 
@@ -336,13 +336,24 @@ def _repeats(
     )
 
 
-def _matmul(x: jax.Array, w: jax.Array, rule: UpdateRule) -> jax.Array:
+def _matmul(
+    x: jax.Array,
+    w: jax.Array,
+    rule: UpdateRule,
+    *,
+    contract: tuple[int, int] = (1, 0),
+) -> jax.Array:
     """The product x w with both factors rounded to `rule.dtype`, in the dtype of w.
+
+    The sum is over the axes `contract` of x and of w; a transposition instead would be
+    computed in the gradient, too.
 
     The product comes out in `dtype` too and is widened afterwards. A bf16 product with
     `preferred_element_type=float32` would make the transposed product mix types, which
     XLA:CPU turned into NaN inside a scan (jax 0.10.2).
     """
     narrow = w.dtype if rule.dtype is None else rule.dtype
-    product = (x.astype(narrow) @ w.astype(narrow)).astype(w.dtype)
+    axes = tuple((axis,) for axis in contract)
+    product = lax.dot_general(x.astype(narrow), w.astype(narrow), (axes, ((), ())))
+    product = product.astype(w.dtype)
     return checkpoint_name(product, PRODUCT) if rule.analytic else product
