@@ -343,17 +343,59 @@ def _matmul(
     *,
     contract: tuple[int, int] = (1, 0),
 ) -> jax.Array:
-    """The product x w with both factors rounded to `rule.dtype`, in the dtype of w.
+    """The product of x and w, both rounded to `rule.dtype`, in the dtype of w.
 
-    The sum is over the axes `contract` of x and of w; a transposition instead would be
-    computed in the gradient, too.
+    The sum is over the axes `contract` of the two, since XLA:CPU would carry out a
+    transposition in front of the product.
 
     The product comes out in `dtype` too and is widened afterwards. A bf16 product with
     `preferred_element_type=float32` would make the transposed product mix types, which
     XLA:CPU turned into NaN inside a scan (jax 0.10.2).
     """
     narrow = w.dtype if rule.dtype is None else rule.dtype
-    axes = tuple((axis,) for axis in contract)
-    product = lax.dot_general(x.astype(narrow), w.astype(narrow), (axes, ((), ())))
-    product = product.astype(w.dtype)
-    return checkpoint_name(product, PRODUCT) if rule.analytic else product
+    x, y = x.astype(narrow), w.astype(narrow)
+    if not rule.analytic:
+        return _contract(x, y, contract).astype(w.dtype)
+    return checkpoint_name(_contract_analytic(x, y, contract).astype(w.dtype), PRODUCT)
+
+
+def _contract(x: jax.Array, y: jax.Array, axes: tuple[int, int]) -> jax.Array:
+    """The product of two matrices, summed over an axis of each."""
+    first, second = axes
+    return lax.dot_general(x, y, (((first,), (second,)), ((), ())))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _contract_analytic(x: jax.Array, y: jax.Array, axes: tuple[int, int]) -> jax.Array:
+    """`_contract` with gradients that come out as x and y lie; reverse mode only.
+
+    `jax.grad` computes some of them transposed and turns them around afterwards.
+    """
+    return _contract(x, y, axes)
+
+
+def _contract_forward(
+    x: jax.Array, y: jax.Array, axes: tuple[int, int]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _contract(x, y, axes), (x, y)
+
+
+def _contract_backward(
+    axes: tuple[int, int],
+    residuals: tuple[jax.Array, jax.Array],
+    d_product: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    x, y = residuals
+    first, second = axes
+    if first == 1:
+        d_x = _contract(d_product, y, (1, 1 - second))
+    else:
+        d_x = _contract(y, d_product, (1 - second, 1))
+    if second == 0:
+        d_y = _contract(x, d_product, (1 - first, 0))
+    else:
+        d_y = _contract(d_product, x, (0, 1 - first))
+    return d_x, d_y
+
+
+_contract_analytic.defvjp(_contract_forward, _contract_backward)
