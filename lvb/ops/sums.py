@@ -1,10 +1,10 @@
 """Sums and broadcasts of matrices in the form a backend likes.
 
 XLA:CPU fuses a sum with the product x * y whose terms it adds up, into a kernel that
-takes 30 times as long as the two apart; the gradient of a broadcast holds such a sum.
-Written as matrix products with a vector of ones, sum and product stay apart, and so
-they do in gradients: sums and broadcasts of this kind are each other's. Elsewhere than
-on a CPU the plain operations are as good, and round less.
+takes up to 30 times as long as the two apart; the gradient of a broadcast holds such a
+sum. Written as matrix products with a vector of ones, sum and product stay apart, and
+so they do in gradients: sums and broadcasts of this kind are each other's. Other
+backends get the plain operations; theirs may round the factors of a product.
 
 Symbols: R rows, C columns.
 """
