@@ -304,8 +304,6 @@ def _analytic_gradient(
     dM = 2 theta (M(k) - v) / d      dgamma = sum_i dM n      dn = (1 + gamma) dM
     dz = r (dn - mean dn - n mean(n dn)),  r the inverse deviation
     dW_2 = gelu(a)^T dz              dW_1 = k^T (gelu'(a) dz W_2^T)
-
-    XLA:CPU copies what it has to transpose: k and dz, the narrow factors of the two.
     """
     keys = write.keys.astype(weights.gain.dtype)
     a, hidden, n, r, output = activations
