@@ -25,7 +25,11 @@ def normal_cdf(x: jax.Array) -> jax.Array:
     return 0.5 * (1 + lax.erf(x * math.sqrt(0.5)))
 
 
+def normal_density(x: jax.Array) -> jax.Array:
+    """phi, the density of the standard normal."""
+    return jnp.exp(-0.5 * jnp.square(x)) / math.sqrt(2 * math.pi)
+
+
 def gelu_slope(x: jax.Array) -> jax.Array:
-    """gelu'(x) = Phi(x) + x phi(x), phi the density of the standard normal."""
-    density = jnp.exp(-0.5 * jnp.square(x)) / math.sqrt(2 * math.pi)
-    return normal_cdf(x) + x * density
+    """gelu'(x) = Phi(x) + x phi(x)."""
+    return normal_cdf(x) + x * normal_density(x)

@@ -7,16 +7,17 @@ chunk, d width.
 """
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lvb.ops import neural_memory
+from lvb.ops import memory_walk, neural_memory
 from lvb.ops.neural_memory import ChunkWrites, MemoryState, MemoryWeights, UpdateRule
 
 READS = ("before", "after")
+_State = TypeVar("_State")
 
 
 class MemoryTrace(NamedTuple):
@@ -137,17 +138,11 @@ def _scan_image(
     ) -> tuple[MemoryState, tuple[jax.Array, MemoryTrace | None]]:
         query, write, index = chunk
         state = _truncate(state, index, bptt_chunks)
-        if together:
-            output, gradient = neural_memory.read_and_gradient(
-                state.weights, query, write, rule=rule
-            )
-            after = neural_memory.descend(state, gradient, write, rule=rule)
-        else:
-            after, gradient = neural_memory.memory_update(
-                state, write, initial=initial, rule=rule
-            )
-            source = state if read == "before" else after
-            output = neural_memory.memory_read(source.weights, query, rule=rule)
+        after, gradient = neural_memory.memory_update(
+            state, write, initial=initial, rule=rule
+        )
+        source = state if read == "before" else after
+        output = neural_memory.memory_read(source.weights, query, rule=rule)
         row = None
         if trace:
             row = _trace_row(state.weights, after.weights, gradient, write, rule=rule)
@@ -158,28 +153,31 @@ def _scan_image(
         return neural_memory.memory_read(initial, queries[0], rule=rule)[None], None
     # Both at M_{t-1}, and differentiated alike.
     same_weights = read == "before" and rule.grad_at == "previous" and rule.second_order
-    together = same_weights and rule.analytic
-    state = MemoryState(initial, jax.tree.map(jnp.zeros_like, initial))
-    # Without the checkpoint each step would keep its activations, several (L, 4d). On a
-    # CPU it keeps those that are matrix products: a seventh faster, for half as much
-    # memory again.
-    keep = jax.checkpoint_policies.save_only_these_names(neural_memory.PRODUCT)
-    state, (outputs, rows) = lax.scan(
-        jax.checkpoint(step, prevent_cse=False, policy=keep),
-        state,
-        (queries[:num_writes], writes, jnp.arange(num_writes)),
-    )
+    if same_weights and rule.analytic and not trace:
+        rows = None
+        outputs, weights = memory_walk.walk(
+            queries[:num_writes], writes, initial, rule, bptt_chunks
+        )
+    else:
+        state = MemoryState(initial, jax.tree.map(jnp.zeros_like, initial))
+        # Without the checkpoint each step would keep its activations, several (L, 4d).
+        # On a CPU it keeps those that are matrix products: a seventh faster, for half
+        # as much memory again.
+        keep = jax.checkpoint_policies.save_only_these_names(neural_memory.PRODUCT)
+        (weights, _), (outputs, rows) = lax.scan(
+            jax.checkpoint(step, prevent_cse=False, policy=keep),
+            state,
+            (queries[:num_writes], writes, jnp.arange(num_writes)),
+        )
     if read == "before":
-        state = _truncate(state, jnp.asarray(num_writes), bptt_chunks)
-        last = neural_memory.memory_read(state.weights, queries[-1], rule=rule)
+        weights = _truncate(weights, jnp.asarray(num_writes), bptt_chunks)
+        last = neural_memory.memory_read(weights, queries[-1], rule=rule)
         outputs = jnp.concatenate([outputs, last[None]])
     return outputs, rows
 
 
-def _truncate(
-    state: MemoryState, index: jax.Array, bptt_chunks: int | None
-) -> MemoryState:
-    """The state as chunk `index` finds it, perhaps cut off from its past."""
+def _truncate(state: _State, index: jax.Array, bptt_chunks: int | None) -> _State:
+    """The state, or a part of it, as chunk `index` finds it, perhaps cut off."""
     if bptt_chunks is None:
         return state
     cut = (index > 0) & (index % bptt_chunks == 0)

@@ -28,7 +28,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from lvb.ops import gelu, sums
+from lvb.ops import contraction, gelu, sums
 
 GRADIENTS_AT = ("previous", "initial")
 PRODUCT = "memory_product"  # Name of the matrix products, for `jax.checkpoint`.
@@ -96,6 +96,26 @@ class UpdateRule(NamedTuple):
     second_order: bool = True
     dtype: DTypeLike | None = None
     analytic: bool = False
+
+
+class Reaction(NamedTuple):
+    """What lies between M and the read and the gradient of a chunk, see `react`.
+
+    Rows of K keys come before L queries.
+
+    Attributes:
+      before: a = x W_1, (K + L, 4d).
+      normalised: n, the output of the layer norm, (K + L, d).
+      inverse_deviation: r of the layer norm, (K + L, 1).
+      d_z: slope of J in the input of the layer norm, (K, d).
+      d_hidden: slope of J in gelu(a), (K, 4d).
+    """
+
+    before: jax.Array
+    normalised: jax.Array
+    inverse_deviation: jax.Array
+    d_z: jax.Array
+    d_hidden: jax.Array
 
 
 class _Activations(NamedTuple):
@@ -174,15 +194,15 @@ def inner_gradient(
     if not rule.analytic:
         return jax.grad(functools.partial(inner_loss, rule=rule))(weights, write)
     activations = _activations(weights, write.keys, rule=rule)
-    return _analytic_gradient(weights, write, activations, rule=rule)
+    return _analytic_gradient(weights, write, activations, rule=rule)[0]
 
 
-def read_and_gradient(
+def react(
     weights: MemoryWeights, tokens: jax.Array, write: ChunkWrites, *, rule: UpdateRule
-) -> tuple[jax.Array, MemoryWeights]:
+) -> tuple[jax.Array, MemoryWeights, Reaction]:
     """`memory_read` and `inner_gradient` of the same weights, faster together.
 
-    The queries and the keys of a chunk go through the memory as one matrix.
+    The keys and the queries of a chunk go through the memory as one matrix.
 
     Args:
       weights: M.
@@ -191,7 +211,7 @@ def read_and_gradient(
       rule: as for the two, with `analytic` and `second_order`.
 
     Returns:
-      M(x), (L, d), and the gradient, not clipped.
+      M(x), (L, d), the gradient, not clipped, and what lies between.
 
     Raises:
       ValueError: if `rule` has not both `analytic` and `second_order`.
@@ -204,8 +224,11 @@ def read_and_gradient(
     num_keys = write.keys.shape[0]
     both = _activations(weights, jnp.concatenate([write.keys, tokens]), rule=rule)
     keys_part = _Activations(*(array[:num_keys] for array in both))
-    gradient = _analytic_gradient(weights, write, keys_part, rule=rule)
-    return both.output[num_keys:], gradient
+    gradient, d_z, d_hidden = _analytic_gradient(weights, write, keys_part, rule=rule)
+    reaction = Reaction(
+        both.before, both.normalised, both.inverse_deviation[:, :1], d_z, d_hidden
+    )
+    return both.output[num_keys:], gradient, reaction
 
 
 def smooth_clip(gradient: MemoryWeights, clip: float) -> MemoryWeights:
@@ -280,9 +303,9 @@ def _activations(
 ) -> _Activations:
     """M with all that its gradient needs; see `memory_read`."""
     tokens = tokens.astype(weights.gain.dtype)
-    before = _matmul(tokens, weights.hidden, rule)  # (L, 4d)
+    before = matmul(tokens, weights.hidden, rule)  # (L, 4d)
     hidden = gelu.gelu(before)
-    z = _matmul(hidden, weights.output, rule, contract=(1, 1))  # (L, d)
+    z = matmul(hidden, weights.output, rule, contract=(1, 1))  # (L, d)
     centred = z - jnp.mean(z, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
     repeat_row, repeat_column = _repeats(z.shape, rule)
@@ -298,12 +321,14 @@ def _analytic_gradient(
     activations: _Activations,
     *,
     rule: UpdateRule,
-) -> MemoryWeights:
+) -> tuple[MemoryWeights, jax.Array, jax.Array]:
     """The slope of `inner_loss`, by the chain rule from the output back.
 
     dM = 2 theta (M(k) - v) / d      dgamma = sum_i dM n      dn = (1 + gamma) dM
     dz = r (dn - mean dn - n mean(n dn)),  r the inverse deviation
     dW_2 = gelu(a)^T dz              dW_1 = k^T (gelu'(a) dz W_2^T)
+
+    Returns it with dz and dz W_2^T.
     """
     keys = write.keys.astype(weights.gain.dtype)
     a, hidden, n, r, output = activations
@@ -313,12 +338,13 @@ def _analytic_gradient(
     d_n = repeat_row((1 + weights.gain)[None]) * d_output
     overlap = sums.sum_columns(n * d_n, as_product=True) / keys.shape[-1]  # (L, 1)
     d_z = r * (d_n - jnp.mean(d_n, axis=-1, keepdims=True) - n * repeat_column(overlap))
-    d_hidden = _matmul(d_z, weights.output, rule)  # (L, 4d)
-    return MemoryWeights(
-        hidden=_matmul(keys, gelu.gelu_slope(a) * d_hidden, rule, contract=(0, 0)),
-        output=_matmul(d_z, hidden, rule, contract=(0, 0)),
+    d_hidden = matmul(d_z, weights.output, rule)  # (L, 4d)
+    gradient = MemoryWeights(
+        hidden=matmul(keys, gelu.gelu_slope(a) * d_hidden, rule, contract=(0, 0)),
+        output=matmul(d_z, hidden, rule, contract=(0, 0)),
         gain=sums.sum_rows(d_output * n, as_product=True)[0],
     )
+    return gradient, d_z, d_hidden
 
 
 def _repeats(
@@ -334,7 +360,7 @@ def _repeats(
     )
 
 
-def _matmul(
+def matmul(
     x: jax.Array,
     w: jax.Array,
     rule: UpdateRule,
@@ -346,54 +372,13 @@ def _matmul(
     The sum is over the axes `contract` of the two, since XLA:CPU would carry out a
     transposition in front of the product.
 
-    The product comes out in `dtype` too and is widened afterwards. A bf16 product with
+    It comes out in `dtype` too and is widened afterwards. A bf16 product with
     `preferred_element_type=float32` would make the transposed product mix types, which
     XLA:CPU turned into NaN inside a scan (jax 0.10.2).
     """
     narrow = w.dtype if rule.dtype is None else rule.dtype
     x, y = x.astype(narrow), w.astype(narrow)
     if not rule.analytic:
-        return _contract(x, y, contract).astype(w.dtype)
-    return checkpoint_name(_contract_analytic(x, y, contract).astype(w.dtype), PRODUCT)
-
-
-def _contract(x: jax.Array, y: jax.Array, axes: tuple[int, int]) -> jax.Array:
-    """The product of two matrices, summed over an axis of each."""
-    first, second = axes
-    return lax.dot_general(x, y, (((first,), (second,)), ((), ())))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _contract_analytic(x: jax.Array, y: jax.Array, axes: tuple[int, int]) -> jax.Array:
-    """`_contract` with gradients that come out as x and y lie; reverse mode only.
-
-    `jax.grad` computes some of them transposed and turns them around afterwards.
-    """
-    return _contract(x, y, axes)
-
-
-def _contract_forward(
-    x: jax.Array, y: jax.Array, axes: tuple[int, int]
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _contract(x, y, axes), (x, y)
-
-
-def _contract_backward(
-    axes: tuple[int, int],
-    residuals: tuple[jax.Array, jax.Array],
-    d_product: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    x, y = residuals
-    first, second = axes
-    if first == 1:
-        d_x = _contract(d_product, y, (1, 1 - second))
-    else:
-        d_x = _contract(y, d_product, (1 - second, 1))
-    if second == 0:
-        d_y = _contract(x, d_product, (1 - first, 0))
-    else:
-        d_y = _contract(d_product, x, (0, 1 - first))
-    return d_x, d_y
-
-
-_contract_analytic.defvjp(_contract_forward, _contract_backward)
+        return contraction.contract(x, y, contract).astype(w.dtype)
+    product = contraction.contract_as_is(x, y, contract).astype(w.dtype)
+    return checkpoint_name(product, PRODUCT)

@@ -67,11 +67,13 @@ def test_equals_unrolled_loops(form, grad_at, clip, read, analytic):
         y, trace = run(
             queries, writes, initial, form=form, rule=rule, read=read, trace=True
         )
+        untraced, _ = run(queries, writes, initial, form=form, rule=rule, read=read)
     expected, losses = reference.memory(
         queries, writes, initial=initial, clip=clip, grad_at=grad_at, read_order=read
     )
     # Four updates amplify 1e-16 by the slopes of M, here below 100.
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(untraced, expected, rtol=0, atol=1e-12)
     np.testing.assert_allclose(trace.loss_before, losses, rtol=0, atol=1e-12)
 
 
@@ -96,6 +98,22 @@ def test_all_forms_share_their_gradients(grad_at, form, analytic, second_order):
         one = jax.grad(total)(problem_, "scan", False)
         other = jax.grad(total)(problem_, form, analytic)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert np.abs(a).max() > 1e-6
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(("clip", "bptt_chunks"), [(1.0, 2), (0.1, 3), (0.0, None)])
+def test_written_out_gradient_is_that_of_autodiff(clip, bptt_chunks):
+    arrays = problem(chunks=6)
+
+    def total(arrays, analytic):
+        rule = UpdateRule(clip=clip, analytic=analytic)
+        y, _ = run(*arrays, rule=rule, bptt_chunks=bptt_chunks)
+        return jnp.sum(jnp.sin(y))
+
+    with jax.enable_x64():
+        expected, slopes = (jax.grad(total)(arrays, form) for form in (False, True))
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(slopes), strict=True):
         assert np.abs(a).max() > 1e-6
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
 

@@ -67,12 +67,12 @@ def test_inner_gradient_equals_the_hand_derived_one(length, second_order, analyt
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-13)
 
 
-def test_read_and_gradient_equal_each_alone():
+def test_reaction_is_a_read_and_a_gradient():
     rule = UpdateRule(analytic=True)
     weights, write = weights_of(), write_of()
     queries = np.random.default_rng(3).standard_normal((L + 2, D))
     with jax.enable_x64():
-        y, slopes = neural_memory.read_and_gradient(weights, queries, write, rule=rule)
+        y, slopes, _ = neural_memory.react(weights, queries, write, rule=rule)
         expected = (
             neural_memory.memory_read(weights, queries, rule=rule),
             neural_memory.inner_gradient(weights, write, rule=rule),
@@ -89,7 +89,7 @@ def test_what_differentiates_reads_and_slopes_apart_refuses_them_together(wrong)
     rule = UpdateRule(**{"analytic": True, **wrong})
     write = write_of()
     with pytest.raises(ValueError, match="use memory_read and inner_gradient"):
-        neural_memory.read_and_gradient(weights_of(), write.keys, write, rule=rule)
+        neural_memory.react(weights_of(), write.keys, write, rule=rule)
 
 
 def test_hand_derived_gradient_is_the_slope_of_the_loss():
