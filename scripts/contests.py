@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lvb.models import convneur
+
 _CHUNK, _WIDTH = 196, 128  # Of the memory: ConvNeur's chunk, M3's width.
 _MODELS = {
     "inference": "lsnet_t,lsnet_s,lsnet_b",
@@ -76,7 +78,7 @@ def _contests(args: argparse.Namespace, folder: pathlib.Path) -> list[Contest]:
     batches = [int(size) for size in _given(args, "batch_sizes", _BATCHES, "1,16")]
     if args.what == "memory":
         return [
-            _memory_contest(int(tokens), batch, backward)
+            _memory_contest(int(tokens), batch, backward, folder)
             for batch in batches
             for backward in (False, True)
             for tokens in args.tokens.split(",")
@@ -174,23 +176,29 @@ def _onnx(args: argparse.Namespace, model: str, batch: int, sample: str) -> Cont
     return Contest(title, batch, (ours, entry), exports=(model, path))
 
 
-def _memory_contest(tokens: int, batch: int, backward: bool) -> Contest:
-    shared = dict(kind="memory", tokens=tokens, width=_WIDTH, batch_size=batch)
-    shared["backward"] = backward
-    ours = [
-        Entry(f"lvb, {preset}", "lvb", {**shared, "preset": preset})
-        for preset in ("paper", "package")
-    ]
-    # All its gradients at M_0, as our preset "package"; or each at the memory that the
-    # chunks before have left, as our preset "paper".
-    theirs = [
-        Entry(
-            f"titans-pytorch, gradients at the {at} memory",
-            "torch",
-            {**shared, "chunk_size": _CHUNK, "update_every": every},
+def _memory_contest(
+    tokens: int, batch: int, backward: bool, folder: pathlib.Path
+) -> Contest:
+    """Our two presets, and titans-pytorch set to compute the same as each."""
+    ours, theirs = [], []
+    for name in ("paper", "package"):
+        preset = convneur.PRESETS[name]
+        sample = str(folder / f"memory_{name}_{tokens}_{batch}.npz")
+        shared = dict(kind="memory", backward=backward, sample=sample)
+        specification = dict(
+            tokens=tokens, width=_WIDTH, batch_size=batch, preset=name, **shared
         )
-        for at, every in (("initial", None), ("previous", _CHUNK))
-    ]
+        ours.append(Entry(f"lvb, {name}", "lvb", specification))
+        specification = dict(
+            chunk_size=_CHUNK,
+            update_every=_CHUNK if preset.grad_at == "previous" else None,
+            max_step=preset.inner_lr / (_CHUNK if preset.token_reduce == "mean" else 1),
+            clip=preset.inner_clip,
+            norm_epsilon=preset.memory_norm_eps,
+            **shared,
+        )
+        title = f"titans-pytorch, gradients at the {preset.grad_at} memory"
+        theirs.insert(0, Entry(title, "torch", specification))
     words = "forward and backward" if backward else "forward"
     title = f"neural memory, {words}, {tokens:,} tokens"
     return Contest(title, tokens * batch, (*ours, *theirs))

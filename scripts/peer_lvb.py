@@ -13,7 +13,7 @@ import peer_process
 from flax import traverse_util
 
 from lvb import api, contenders, random_weights
-from lvb.analysis import cost, machine
+from lvb.analysis import cost, flops, machine, roofline, timing
 from lvb.layers import memory_branch
 from lvb.models import convneur
 from lvb.training import allocator, compilation, exporting, provenance
@@ -80,9 +80,18 @@ def _mean(metric: Any) -> float:
 
 
 def _memory(
-    kind: str, tokens: int, width: int, batch_size: int, backward: bool, preset: str
+    kind: str,
+    tokens: int,
+    width: int,
+    batch_size: int,
+    backward: bool,
+    preset: str,
+    sample: str,
 ) -> Built:
-    """The neural memory on a square map of so many tokens."""
+    """The neural memory on a square map of so many tokens.
+
+    `sample` is the file for its inputs, weights and, without clip, results.
+    """
     del kind
     side = round(tokens**0.5)
     fields = convneur.PRESETS[preset]._asdict()
@@ -91,6 +100,13 @@ def _memory(
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((batch_size, side, side, width), np.float32))
     variables = layer.init(jax.random.key(0), x, train=False)
+    variables = jax.tree.map(  # No weight is 0.
+        lambda w: w + 0.02 * rng.standard_normal(w.shape, np.float32), variables
+    )
+    unclipped = layer.clone(inner_clip=0.0)
+    results = unclipped.apply(variables, x, train=False)
+    flat = traverse_util.flatten_dict(variables["params"], sep="/")
+    np.savez(sample, results=results, image=x, **flat)
 
     def forward(variables: Any, x: jax.Array) -> jax.Array:
         return layer.apply(variables, x, train=True)
@@ -102,6 +118,7 @@ def _memory(
     start = time.perf_counter()
     program = jax.jit(function).lower(variables, x).compile()
     facts = {"compile_seconds": time.perf_counter() - start}
+    facts["product_flops"] = 2 * flops.count_macs(function, variables, x)
     return lambda: program(variables, x), facts | cost.cost(program)._asdict()
 
 
@@ -119,6 +136,12 @@ def export(model: str, path: str) -> dict[str, Any]:
     return {}
 
 
+def limits() -> dict[str, Any]:
+    """What the machine reaches in a matrix product and elementwise."""
+    timed = timing.interleave(roofline.limit_contenders(), rounds=10, warmup=2)
+    return roofline.limits(timed)._asdict()
+
+
 def describe() -> dict[str, Any]:
     """The machine, versions and the commit."""
     return {**machine.describe(), "commit": provenance.commit()}
@@ -132,7 +155,9 @@ def main() -> None:
     served = peer_process.Contenders(
         build, wait=jax.block_until_ready, clock=time.perf_counter
     )
-    peer_process.serve({**served.handlers(), "export": export, "describe": describe})
+    peer_process.serve(
+        {**served.handlers(), "export": export, "describe": describe, "limits": limits}
+    )
 
 
 if __name__ == "__main__":

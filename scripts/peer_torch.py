@@ -143,26 +143,41 @@ def _timm(
 
 
 def _memory(
-    tokens: int,
-    width: int,
-    batch_size: int,
+    sample: str,
     backward: bool,
     chunk_size: int,
     update_every: int | None,
+    max_step: float,
+    clip: float,
+    norm_epsilon: float,
 ) -> Built:
-    """titans-pytorch's NeuralMemory on a sequence of so many tokens.
+    """titans-pytorch's NeuralMemory with the weights and tokens of `sample`.
 
     Every `update_every` tokens, its "batch size", the memory at which gradients are
     taken moves on; None never.
     """
     from titans_pytorch import NeuralMemory
 
-    torch.manual_seed(0)
-    layer = NeuralMemory(dim=width, chunk_size=chunk_size, batch_size=update_every)
-    layer = layer.to(_DEVICE)
-    tokens = torch.randn(
-        batch_size, tokens, width, device=_DEVICE, requires_grad=backward
+    arrays = {name: torch.from_numpy(value) for name, value in np.load(sample).items()}
+    tokens, results = (arrays.pop(name).flatten(1, 2) for name in ("image", "results"))
+    layer = NeuralMemory(
+        dim=tokens.shape[-1],
+        chunk_size=chunk_size,
+        batch_size=update_every,
+        attn_pool_chunks=True,
+        default_step_transform_max_lr=max_step,
     )
+    layer.memory_model.norm.ln.eps = norm_epsilon
+    layer.load_state_dict(_titans_weights(arrays, layer))
+    layer, tokens = layer.to(_DEVICE), tokens.to(_DEVICE).requires_grad_(backward)
+    with torch.no_grad():
+        answers = layer(tokens)[0].cpu()
+    # It answers the last token of a chunk by the memory after the chunk.
+    compared = torch.arange(tokens.shape[1]) % chunk_size < chunk_size - 1
+    error = peer_process.relative_error(
+        answers[:, compared].numpy(), results[:, compared].numpy()
+    )
+    layer.max_grad_norm = clip or None
 
     def forward() -> torch.Tensor:
         with torch.no_grad():
@@ -175,8 +190,36 @@ def _memory(
         loss.backward()
         return loss
 
-    size = sum(p.numel() for p in layer.parameters())
-    return both if backward else forward, {"params": size}
+    return both if backward else forward, {"error": error}
+
+
+def _titans_weights(
+    arrays: dict[str, torch.Tensor], layer: torch.nn.Module
+) -> dict[str, torch.Tensor]:
+    """Our weights of the memory under titans-pytorch's names."""
+    names = {
+        "retrieve_norm.weight": "retrieve_norm/scale",
+        "store_norm.weight": "store/norm/scale",
+        "to_queries.weight": "query/kernel",
+        "to_keys.weight": "store/key/kernel",
+        "to_values.weight": "store/value/kernel",
+        "reduce_to_chunk_rep.to_attn_logits.weight": "store/pool/kernel",
+        "reduce_to_chunk_rep.to_attn_logits.bias": "store/pool/bias",
+    }
+    for theirs, ours in (
+        ("adaptive_step", "step"),
+        ("momentum", "momentum"),
+        ("decay_factor", "decay"),
+    ):
+        names[f"to_{theirs}.0.weight"] = f"store/{ours}/kernel"
+        names[f"to_{theirs}.0.bias"] = f"store/{ours}/bias"
+    weights = layer.state_dict()
+    for theirs, ours in names.items():
+        array = arrays[ours]
+        weights[theirs] = array.T if ours.endswith("kernel") else array
+    for index, name in enumerate(("gain", "hidden", "output")):
+        weights[f"memory_model_parameters.{index}"] = arrays[f"initial_{name}"][None]
+    return weights
 
 
 def _wait(result: Any) -> None:

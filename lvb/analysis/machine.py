@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -48,13 +49,23 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def processor() -> str:
-    """The name of the CPU, as far as the system tells."""
+    """The name of the CPU, as far as the system tells, with family and model.
+
+    A virtual machine may name the maker alone.
+    """
     try:
         with open("/proc/cpuinfo") as file:
-            lines = [line for line in file if line.startswith("model name")]
+            core = file.read().split("\n\n", 1)[0]
     except OSError:
-        lines = []
-    return lines[0].split(":", 1)[1].strip() if lines else platform.processor()
+        core = ""
+    facts = dict(re.findall(r"^(.*?)\s*: (.*)$", core, flags=re.MULTILINE))
+    if "model name" not in facts:
+        return platform.processor()
+    if "cpu family" not in facts:
+        return facts["model name"]
+    return (
+        f"{facts['model name']} (family {facts['cpu family']}, model {facts['model']})"
+    )
 
 
 def threads() -> int:

@@ -110,10 +110,17 @@ def test_a_contest_gives_ratios_by_round(scripts, peer, monkeypatch):
         "dtype": "float32",
         "rounds": 3,
         "contests": [record],
+        "limits": {"flops": 180e9, "bandwidth": 40e9},
     }
     text = scripts.compare_torch.report(result)
     assert "2.00x (2.00)" in text
     assert "torch 2.0; commit 0123456;" in text
+    assert "reach 180 GFLOP/s here, elementwise passes 40 GB/s" in text
+    assert "products alone" not in text
+    record["rows"][0]["product_flops"] = 90e9
+    text = scripts.compare_torch.report(result)
+    assert "| products alone, ms |" in text
+    assert " 500.0 |" in text
 
 
 @pytest.mark.parametrize("error", [2e-4, float("nan")])
