@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvb.analysis import timing
-from lvb.ops import convolution, depthwise, dynamic_conv, forms
+from lvb.ops import convolution, depthwise, dynamic_conv, forms, strided
 
 Form = Callable[[Any, Any], jax.Array]
 
@@ -75,8 +75,11 @@ def convolution_case(use: Convolution) -> Case:
         gradient["shift"] = forward["shift"] = lambda x, w: (
             convolution.few_channels_shift(x, w, **sizes)
         )
+        gradient["rows"] = forward["rows"] = lambda x, w: strided.strided_rows(
+            x, w, **sizes
+        )
         if not convolution.has_few_channels(use.kernel):
-            chosen = chosen_gradient = "reference"
+            chosen = chosen_gradient = "rows" if use.strides > 1 else "reference"
     if operator == "depthwise":
         del gradient["shift"]
         gradients = depthwise.GRADIENTS[: 3 if use.strides == 1 else 2]

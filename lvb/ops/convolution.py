@@ -8,7 +8,8 @@ with zeros outside the map and c in the group of c'.
 
 On CPUs these are sums of shifted products: depthwise convolutions, and those from the
 3 channels of an image to no more than 40 features, which a few vector registers hold (2
-to 8 times as fast). Pointwise ones are matrix products there, which run 1.5 times as
+to 8 times as fast). Others with strides are one-dimensional, see `lvb.ops.strided`.
+Pointwise ones are matrix products there, which run 1.5 times as
 fast as the same sum called a convolution.
 """
 
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lvb.ops import depthwise, forms, outline
+from lvb.ops import depthwise, forms, outline, strided
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _FEW_CHANNELS, _FEW_FEATURES = 4, 40
@@ -59,6 +60,8 @@ def conv2d(
             return linear(x, kernel[0, 0])
         if groups == 1 and has_few_channels(kernel.shape):
             return few_channels_shift(x, kernel, strides=strides, padding=padding)
+        if groups == 1 and strides > 1:
+            return strided.strided_rows(x, kernel, strides=strides, padding=padding)
     return _stock(x, kernel, strides, padding, groups=groups)
 
 

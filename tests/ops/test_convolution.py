@@ -16,6 +16,8 @@ from lvb.ops import convolution, depthwise, forms
 # (map, channels, features, kernel, strides, padding, groups)
 CASES = {
     "dense 3x3 s2": ((5, 6), 5, 6, (3, 3), 2, (1, 1), 1),
+    "dense 3x3 s2, even map": ((6, 4), 5, 6, (3, 3), 2, (1, 1), 1),
+    "dense 5x4 s3, one pixel": ((1, 2), 5, 2, (5, 4), 3, (2, 2), 1),
     "3 channels 3x3 s2": ((5, 6), 3, 6, (3, 3), 2, (1, 1), 1),
     "1 channel 4x2 s4": ((8, 9), 1, 3, (4, 2), 4, (0, 1), 1),
     "dense 1x1": ((3, 4), 4, 6, (1, 1), 1, (0, 0), 1),
@@ -169,6 +171,18 @@ def test_few_channels_are_shifted_only_where_it_pays():
 
     assert products(40, "shift") == 0
     assert products(41, "shift") == products(40, "reference") == 1
+
+
+def test_strides_leave_no_convolution_of_two_axes():
+    def program(strides, form):
+        shapes = ((1, 8, 8, 5), (3, 3, 5, 6))
+        arrays = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+        conv = functools.partial(convolution.conv2d, strides=strides, form=form)
+        return str(jax.make_jaxpr(conv)(*arrays))
+
+    assert "window_strides=(2,)" in program(2, "shift")
+    assert "window_strides=(2, 2)" in program(2, "reference")
+    assert "window_strides=(1, 1)" in program(1, "shift")
 
 
 def test_turned_gradient_has_no_form_for_strides():
