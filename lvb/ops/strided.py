@@ -1,13 +1,10 @@
-"""Strided convolution as a one-dimensional one, which XLA:CPU does faster.
+"""Strided convolution as a sum of one-dimensional ones, which XLA:CPU does faster.
 
-The rows under the kernel are stacked in the channels,
+    y[b, i] = sum_u kernel[u] * x[b, s i + u - p],    * along the width
 
-    X[b, i, j, (u, c)] = x[b, s i + u - p, j, c]
-
-and the width alone is convolved. XLA:CPU gives convolutions of two axes to YNNPACK,
-which takes twice as long for those with a stride as Eigen, which has all others (jax
-0.10.2). Stacking costs a part of that. The gradient is that of a matrix product with
-all patches.
+XLA:CPU gives convolutions of two axes to YNNPACK, which takes twice as long for those
+with a stride as Eigen, which has the others (jax 0.10.2). The gradient is that of a
+matrix product with all patches.
 
 Symbols: x (B, H, W, C), kernel (kh, kw, C, C'), padding p, stride s.
 """
@@ -45,19 +42,23 @@ def strided_rows(
 def _convolve(
     x: jax.Array, kernel: jax.Array, strides: int, padding: tuple[int, int]
 ) -> jax.Array:
-    height, width, channels, features = kernel.shape
-    rows = (x.shape[1] + 2 * padding[0] - height) // strides + 1
-    stacked = jnp.concatenate(
-        [_rows_under(x, u - padding[0], rows, strides) for u in range(height)], axis=-1
-    )  # (B, H', W, kh C)
-    y = lax.conv_general_dilated(
-        jnp.reshape(stacked, (-1, *stacked.shape[2:])),
-        jnp.reshape(jnp.swapaxes(kernel, 0, 1), (width, height * channels, features)),
-        window_strides=(strides,),
-        padding=[(padding[1], padding[1])],
-        dimension_numbers=("NWC", "WIO", "NWC"),
-    )
-    return jnp.reshape(y, (x.shape[0], rows, *y.shape[1:]))
+    num_rows = (x.shape[1] + 2 * padding[0] - kernel.shape[0]) // strides + 1
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+
+    def convolve_width(u: int) -> jax.Array:
+        """The part of row u of the kernel, (B H', W', C')."""
+        rows = _rows_under(x, u - padding[0], num_rows, strides)  # (B, H', W, C)
+        return lax.conv_general_dilated(
+            jnp.reshape(rows, (-1, *rows.shape[2:])),
+            kernel[u],
+            window_strides=(strides,),
+            padding=[(padding[1], padding[1])],
+            dimension_numbers=("NWC", "WIO", "NWC"),
+            preferred_element_type=wide,
+        )
+
+    y = sum(convolve_width(u) for u in range(kernel.shape[0])).astype(x.dtype)
+    return jnp.reshape(y, (x.shape[0], num_rows, *y.shape[1:]))
 
 
 def _rows_under(x: jax.Array, first: int, rows: int, strides: int) -> jax.Array:
