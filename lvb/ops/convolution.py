@@ -8,9 +8,9 @@ with zeros outside the map and c in the group of c'.
 
 On CPUs these are sums of shifted products: depthwise convolutions, and those from the
 3 channels of an image to no more than 40 features, which a few vector registers hold (2
-to 8 times as fast). Others with strides are one-dimensional, see `lvb.ops.strided`.
-Pointwise ones are matrix products there, which run 1.5 times as
-fast as the same sum called a convolution.
+to 8 times as fast). Others with strides are summed up by rows, see `lvb.ops.strided`.
+Pointwise ones are matrix products there, which run 1.5 times as fast as the same sum
+called a convolution.
 """
 
 import functools

@@ -88,6 +88,7 @@ def _backward(
     x, kernel = residuals
     height, width, _, features = kernel.shape
     rows, columns = dy.shape[1:3]
+    wide = jnp.promote_types(x.dtype, jnp.float32)
 
     def patches(x: jax.Array) -> jax.Array:
         """(B, H, W, C) -> (B, H', W', kh kw C)."""
@@ -102,14 +103,17 @@ def _backward(
                 taps.append(lax.slice(padded, (0, u, v, 0), limits, steps))
         return jnp.concatenate(taps, axis=-1)
 
-    found, scatter = jax.vjp(patches, x)
+    found = patches(x)
+    scatter = jax.linear_transpose(patches, jax.ShapeDtypeStruct(x.shape, wide))
+    product = functools.partial(lax.dot_general, preferred_element_type=wide)
     flat_dy = jnp.reshape(dy, (-1, features))
     flat_patches = jnp.reshape(found, (-1, found.shape[-1]))
+    flat_kernel = jnp.reshape(kernel, (-1, features))
     # XLA:CPU transposes the left factor, so it is to be the narrower one.
-    dkernel = lax.dot_general(flat_dy, flat_patches, (((0,), (0,)), ((), ()))).T
-    dpatches = flat_dy @ jnp.reshape(kernel, (-1, features)).T
+    dkernel = product(flat_dy, flat_patches, (((0,), (0,)), ((), ()))).T
+    dpatches = product(flat_dy, flat_kernel, (((1,), (1,)), ((), ())))
     (dx,) = scatter(jnp.reshape(dpatches, found.shape))
-    return dx, jnp.reshape(dkernel, kernel.shape)
+    return dx.astype(x.dtype), jnp.reshape(dkernel, kernel.shape).astype(kernel.dtype)
 
 
 _convolve.defvjp(_forward, _backward)

@@ -185,6 +185,18 @@ def test_strides_leave_no_convolution_of_two_axes():
     assert "window_strides=(1, 1)" in program(1, "shift")
 
 
+def test_strided_gradients_of_bf16_are_rounded_once():
+    x, weights, options = draw("dense 3x3 s2")
+    args = jnp.asarray(x, jnp.bfloat16), jnp.asarray(weights, jnp.bfloat16)
+    shift = functools.partial(convolve, **options, form="shift")
+    narrow = jax.jit(jax.vjp(shift, *args)[1])
+    exact = jax.jit(jax.vjp(shift, *(a.astype(jnp.float32) for a in args))[1])
+    dy = jnp.ones((2, 3, 3, 6))
+    for ours, wanted in zip(narrow(dy.astype(jnp.bfloat16)), exact(dy), strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(ours, wanted.astype(jnp.bfloat16))
+
+
 def test_turned_gradient_has_no_form_for_strides():
     x, weights, options = draw("depthwise 3x3 s2, even map")
     del options["groups"]
