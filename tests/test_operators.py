@@ -124,3 +124,15 @@ def test_report_counts_what_is_within_five_percent():
     )
     assert "within 5 % of the best in 1 of 2" in text
     assert text.count("1x2x2x4") == 1  # Only the one beyond 5 % is listed.
+
+
+@pytest.mark.parametrize(
+    ("backend", "strides", "chosen"),
+    [("cpu", 2, "rows"), ("cpu", 1, "reference"), ("tpu", 2, "reference")],
+)
+def test_dense_strides_have_their_form_on_a_cpu(monkeypatch, backend, strides, chosen):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    use = operator_forms.Convolution(
+        (1, 8, 8, 5), (3, 3, 5, 6), strides, (1, 1), groups=1
+    )
+    assert operator_forms.convolution_case(use).chosen == (chosen, chosen)

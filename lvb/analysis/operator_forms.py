@@ -78,7 +78,7 @@ def convolution_case(use: Convolution) -> Case:
         gradient["rows"] = forward["rows"] = lambda x, w: strided.strided_rows(
             x, w, **sizes
         )
-        if not convolution.has_few_channels(use.kernel):
+        if chosen == "shift" and not convolution.has_few_channels(use.kernel):
             chosen = chosen_gradient = "rows" if use.strides > 1 else "reference"
     if operator == "depthwise":
         del gradient["shift"]

@@ -8,12 +8,26 @@ import functools
 
 import jax
 from jax import lax
+from jax.typing import DTypeLike
 
 
-def contract(x: jax.Array, y: jax.Array, axes: tuple[int, int]) -> jax.Array:
-    """The product of two matrices, summed over an axis of each."""
+def contract(
+    x: jax.Array,
+    y: jax.Array,
+    axes: tuple[int, int],
+    dtype: DTypeLike | None = None,
+) -> jax.Array:
+    """The product of two matrices, summed over an axis of each.
+
+    Args:
+      x: a matrix.
+      y: a matrix of x's dtype.
+      axes: of x and y, over which to sum.
+      dtype: of the result; None is that of x.
+    """
     first, second = axes
-    return lax.dot_general(x, y, (((first,), (second,)), ((), ())))
+    dimensions = (((first,), (second,)), ((), ()))
+    return lax.dot_general(x, y, dimensions, preferred_element_type=dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

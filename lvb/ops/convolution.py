@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lvb.ops import depthwise, forms, outline, strided
+from lvb.ops import contraction, depthwise, forms, outline, strided
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _FEW_CHANNELS, _FEW_FEATURES = 4, 40
@@ -204,9 +204,9 @@ def _linear_gradients(
     channels, features = kernel.shape
     flat_x, flat_dy = jnp.reshape(x, (-1, channels)), jnp.reshape(dy, (-1, features))
     if channels <= features:
-        dkernel = _contract_rows(flat_x, flat_dy)
+        dkernel = contraction.contract(flat_x, flat_dy, (0, 0))
     else:
-        dkernel = _contract_rows(flat_dy, flat_x).T
+        dkernel = contraction.contract(flat_dy, flat_x, (0, 0)).T
     return dy @ kernel.T, dkernel
 
 
@@ -220,10 +220,6 @@ def _linear_backward(
 
 
 linear.defvjp(_linear_forward, _linear_backward)
-
-
-def _contract_rows(a: jax.Array, b: jax.Array) -> jax.Array:
-    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
 
 
 def grouped_pointwise(x: jax.Array, kernel: jax.Array, *, groups: int) -> jax.Array:

@@ -156,13 +156,13 @@ def _row_tree(
 ) -> jax.Array:
     """One partial sum per kernel row gives the compiler chains to interleave."""
     height, width = kernel.shape[:2]
-    padded = _pad(x, padding)
+    padded = pad(x, padding)
     taps = jnp.reshape(kernel, (height, width, 1, 1, 1, kernel.shape[-1]))
     rows = (padded.shape[1] - height) // strides + 1
     columns = (padded.shape[2] - width) // strides + 1
     return sum(
         sum(
-            _tap(padded, u, v, rows, columns, strides) * taps[u, v]
+            tap_of(padded, u, v, rows, columns, strides) * taps[u, v]
             for v in range(width)
         )
         for u in range(height)
@@ -173,7 +173,7 @@ def _kernel_gradient(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: int, padding: Pair
 ) -> jax.Array:
     height, width = kernel.shape[:2]
-    padded = _pad(x, padding)
+    padded = pad(x, padding)
     _, rows, columns, channels = dy.shape
     # The most rows added elementwise at a time, of those that divide the map.
     step = next(count for count in (14, 8, 7, 4, 3, 2, 1) if rows % count == 0)
@@ -181,7 +181,7 @@ def _kernel_gradient(
     wide = jnp.promote_types(dy.dtype, jnp.float32)
 
     def tap(u: int, v: int) -> jax.Array:
-        shifted = _tap(padded, u, v, rows, columns, strides)
+        shifted = tap_of(padded, u, v, rows, columns, strides)
         products = [
             lax.slice_in_dim(shifted, i, rows, step, axis=1) * parts[i]
             for i in range(step)
@@ -193,11 +193,12 @@ def _kernel_gradient(
     return jnp.reshape(jnp.stack(taps), kernel.shape).astype(kernel.dtype)
 
 
-def _pad(x: jax.Array, padding: Pair) -> jax.Array:
+def pad(x: jax.Array, padding: Pair) -> jax.Array:
+    """Puts so many zeros around the map: (rows, columns) on each side."""
     return jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
 
 
-def _tap(
+def tap_of(
     padded: jax.Array, u: int, v: int, rows: int, columns: int, strides: int
 ) -> jax.Array:
     """The padded map as tap (u, v) sees it, (B, rows, columns, C)."""

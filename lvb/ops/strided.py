@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lvb.ops import contraction, depthwise
+
 
 @functools.partial(jax.jit, static_argnames=("strides", "padding"), inline=True)
 def strided_rows(
@@ -92,26 +94,22 @@ def _backward(
 
     def patches(x: jax.Array) -> jax.Array:
         """(B, H, W, C) -> (B, H', W', kh kw C)."""
-        sides = [(p, p) for p in padding]
-        padded = jnp.pad(x, ((0, 0), *sides, (0, 0)))
-        taps = []
-        for u in range(height):
-            for v in range(width):
-                ends = (u + (rows - 1) * strides + 1, v + (columns - 1) * strides + 1)
-                limits = (padded.shape[0], *ends, padded.shape[3])
-                steps = (1, strides, strides, 1)
-                taps.append(lax.slice(padded, (0, u, v, 0), limits, steps))
+        padded = depthwise.pad(x, padding)
+        taps = [
+            depthwise.tap_of(padded, u, v, rows, columns, strides)
+            for u in range(height)
+            for v in range(width)
+        ]
         return jnp.concatenate(taps, axis=-1)
 
     found = patches(x)
     scatter = jax.linear_transpose(patches, jax.ShapeDtypeStruct(x.shape, wide))
-    product = functools.partial(lax.dot_general, preferred_element_type=wide)
     flat_dy = jnp.reshape(dy, (-1, features))
     flat_patches = jnp.reshape(found, (-1, found.shape[-1]))
     flat_kernel = jnp.reshape(kernel, (-1, features))
     # XLA:CPU transposes the left factor, so it is to be the narrower one.
-    dkernel = product(flat_dy, flat_patches, (((0,), (0,)), ((), ()))).T
-    dpatches = product(flat_dy, flat_kernel, (((1,), (1,)), ((), ())))
+    dkernel = contraction.contract(flat_dy, flat_patches, (0, 0), wide).T
+    dpatches = contraction.contract(flat_dy, flat_kernel, (1, 1), wide)
     (dx,) = scatter(jnp.reshape(dpatches, found.shape))
     return dx.astype(x.dtype), jnp.reshape(dkernel, kernel.shape).astype(kernel.dtype)
 
