@@ -13,8 +13,15 @@ from lvb.ops import dynamic_conv
 FORMS = ("reference", "shift")
 # One program a case, not one an operation.
 ska = jax.jit(dynamic_conv.ska, static_argnames=("kernel_size", "grouping", "form"))
-# (height, width, channels, kernels, kernel size): R = 8, 3, 1; a 1x1 map; 1x1 taps.
-SHAPES = [(4, 5, 16, 2, 3), (6, 3, 6, 2, 5), (3, 3, 8, 8, 1), (1, 1, 8, 2, 3)]
+# (height, width, channels, kernels, kernel size): R = 8, 3, 1; a 1x1 map; 1x1 taps;
+# R = 3 of 4 kernels, enough for vectors of them.
+SHAPES = [
+    (4, 5, 16, 2, 3),
+    (6, 3, 6, 2, 5),
+    (3, 3, 8, 8, 1),
+    (1, 1, 8, 2, 3),
+    (4, 3, 12, 4, 3),
+]
 
 
 def _inputs(height, width, channels, kernels, kernel_size, *, batch=2, dtype=float):
