@@ -27,9 +27,9 @@ Pair = tuple[int, int]
 # "autodiff" differentiates the sum; "rows" adds rows first for the kernel's gradient;
 # "turned" does that, and convolves dy with the turned kernel for the input's.
 GRADIENTS = ("autodiff", "rows", "turned")
-# From which the explicit gradient is used: positions of a map, times the stride, and
-# elements of a batch. Below, its program costs more to compile and call than it saves.
-_LARGE_MAP, _LARGE_BATCH = 4 * 4, 2**15
+# From which the explicit gradient is used: positions of a map, and of a batch of maps.
+# Below, its program costs more to compile than it saves.
+_LARGE_MAP, _MANY_POSITIONS = 4 * 4, 256
 
 
 # Called outside a program it is one of its own, not hundreds of a slice each.
@@ -98,9 +98,7 @@ def choose_gradient(
     positions = rows * columns
     # Exported programs have a symbolic batch, and are not differentiated.
     symbolic = not isinstance(shape[0], int)
-    if symbolic or positions < _LARGE_MAP * strides:
-        return "autodiff"
-    if shape[0] * positions * shape[-1] < _LARGE_BATCH:
+    if symbolic or positions < _LARGE_MAP or shape[0] * positions < _MANY_POSITIONS:
         return "autodiff"
     return "turned" if strides == 1 else "rows"
 

@@ -134,19 +134,17 @@ def test_every_gradient_of_the_depthwise_form_is_equal(case, gradient):
 @pytest.mark.parametrize(
     ("shape", "kernel", "strides", "expected"),
     [
-        ((512, 3, 5, 64), 3, 1, "autodiff"),  # Small maps.
-        ((16, 4, 4, 64), 3, 1, "autodiff"),  # Few elements.
-        ((1, 28, 28, 41), 5, 1, "autodiff"),
-        ((1, 28, 28, 42), 5, 1, "turned"),
-        ((16, 4, 4, 128), 7, 1, "turned"),
-        ((16, 7, 7, 384), 3, 2, "autodiff"),  # To 4 x 4.
-        ((16, 14, 14, 256), 3, 2, "rows"),
+        ((512, 3, 5), 3, 1, "autodiff"),  # Small maps.
+        ((5, 7, 7), 3, 1, "autodiff"),  # Few of them.
+        ((6, 7, 7), 3, 1, "turned"),
+        ((16, 4, 4), 7, 1, "turned"),
+        ((11, 14, 14), 5, 2, "rows"),
     ],
 )
 def test_gradient_follows_map_and_kernel(shape, kernel, strides, expected):
     padding = (kernel // 2,) * 2
     found = depthwise.choose_gradient(
-        shape, (kernel, kernel, 1, shape[-1]), strides=strides, padding=padding
+        (*shape, 8), (kernel, kernel, 1, 8), strides=strides, padding=padding
     )
     assert found == expected
 
