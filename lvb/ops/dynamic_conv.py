@@ -117,7 +117,7 @@ def _shift(x: jax.Array, weights: jax.Array, kernel_size: int) -> jax.Array:
     if jax.default_backend() != "cpu" or not isinstance(x.shape[0], int):
         return _sum_of_shifts(x, weights, kernel_size)
     num_channels, num_kernels = x.shape[-2:]
-    if num_channels > num_kernels:  # Vectors too short for a sum per channel.
+    if num_channels >= num_kernels:  # Vectors too short for a sum per channel.
         return _outlined_sum(x, weights, kernel_size)
     taps_first = jnp.swapaxes(weights, -1, -2)
     return _outlined_channels(x, taps_first, kernel_size)
@@ -132,10 +132,10 @@ def _sum_of_shifts(x: jax.Array, weights: jax.Array, kernel_size: int) -> jax.Ar
 
 
 def _sum_by_channels(x: jax.Array, weights: jax.Array, kernel_size: int) -> jax.Array:
-    """`_sum_of_shifts` written as XLA:CPU makes vector instructions of it.
+    """`_sum_of_shifts` with a sum for each of the R channels of a kernel.
 
-    Each of the R channels of a kernel is a sum of its own over M lanes, which lie side
-    by side in the weights, too: (B, H, W, K^2, M).
+    Its M lanes lie side by side in the weights, too: (B, H, W, K^2, M). From 16 lanes
+    on it is faster on XLA:CPU, with 8 and fewer slower.
     """
     wide = _wide(x)
     taps = [tap() for tap in _shifted(x.astype(wide), kernel_size)]

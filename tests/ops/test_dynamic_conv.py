@@ -14,7 +14,7 @@ FORMS = ("reference", "shift")
 # One program a case, not one an operation.
 ska = jax.jit(dynamic_conv.ska, static_argnames=("kernel_size", "grouping", "form"))
 # (height, width, channels, kernels, kernel size): R = 8, 3, 1; a 1x1 map; 1x1 taps;
-# R = 3 of 4 kernels, enough for vectors of them.
+# R = 3 of 4 kernels, more kernels than channels of one.
 SHAPES = [
     (4, 5, 16, 2, 3),
     (6, 3, 6, 2, 5),
