@@ -8,7 +8,7 @@ import pytest
 import tiny_model
 
 from lvb import benchmark, contenders, latency
-from lvb.analysis import latency_report
+from lvb.analysis import latency_report, machine
 
 FIELDS = {key: tiny_model.options(3)[key] for key in ("depths", "dims")}
 COMPLETE = {
@@ -111,6 +111,41 @@ def test_every_combination_is_a_setup():
     )
     assert len(found) == len({s.label for s in found}) == 16
     assert "lsnet_t/inference/fused/float32/b1/224px/auto" in {s.label for s in found}
+
+
+def test_a_full_process_is_emptied_before_the_next_contender(capsys):
+    setups = [setup(batch_size=size) for size in (1, 2, 3, 4)]
+    shares = iter([0.2, 0.7, 0.1])
+    seen = [
+        dict(group) for group in latency.groups(setups, id, lambda: next(shares, None))
+    ]
+    assert [list(group) for group in seen] == [
+        [s.label for s in setups[:2]],
+        [s.label for s in setups[2:]],
+    ]
+    assert "timed first" in capsys.readouterr().err
+
+
+def test_dropping_a_contender_makes_room():
+    before = machine.mapped_share()
+    contender = contenders.build(setup(batch_size=5), **FIELDS)
+    jax.block_until_ready(contender.call())
+    full = machine.mapped_share()
+    made = [None, contender]
+    del contender
+    emptied = latency.groups([setup(), setup()], lambda _: made.pop(), lambda: 1.0)
+    assert len(list(map(len, emptied))) == 2
+    assert before <= machine.mapped_share() < full
+
+
+def test_pairs_in_two_groups_are_not_compared(capsys):
+    rows = [
+        dict(label="a", group=0),
+        dict(label="b", group=0),
+        dict(label="c", group=1),
+    ]
+    assert latency._in_one_group([("a", "b"), ("a", "c")], rows) == [("a", "b")]
+    assert "a and c did not fit into one process" in capsys.readouterr().err
 
 
 def test_pairs_are_named_by_parts():
