@@ -23,7 +23,7 @@ import numpy as np
 
 from lvb import api, random_weights
 from lvb.data import decode, transforms
-from lvb.ops import preprocess
+from lvb.ops import forms, preprocess
 from lvb.training import exported, exporting, process, weights
 
 _NUM_IMAGES = 16
@@ -167,8 +167,10 @@ def export_variables(
     logits = np.asarray(jax.jit(ours)(inputs), np.float32)
     certificates = {}
     for kind in formats:
-        # XLA shifts and adds on CPU; ONNX runtimes have depthwise kernels.
-        logits_of = fused("reference") if kind == "onnx" else ours
+        # XLA shifts and adds on CPU; ONNX runtimes have depthwise kernels. Neither has
+        # native programs, which "auto" may take.
+        form = "reference" if kind == "onnx" else forms.resolve("auto")
+        logits_of = fused(form)
         convert = exporting.to_onnx if kind == "onnx" else exporting.to_stablehlo
         export = convert(logits_of, image_shape=shape, dtype=input_dtype)
         file = out / f"{notes['model']['name']}.{kind}"

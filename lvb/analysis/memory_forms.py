@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvb.analysis import operator_forms
-from lvb.ops import forms, memory_scan, neural_memory
+from lvb.ops import forms, memory_native, memory_scan, neural_memory
 
 _CHUNK, _WIDTH = 196, 80  # ConvNeur-M1 at 224 px.
 _NUM_CHUNKS = (4, 16)  # Of its stages 2 and 1.
@@ -55,6 +55,7 @@ def memory_case(
         rule = neural_memory.UpdateRule(grad_at=grad_at, analytic=analytic)
         return walk(queries, writes, initial=initial, rule=rule)[0]
 
+    native_scan = functools.partial(memory_scan.scan_memory, native=True)
     walks = {"scan": memory_scan.scan_memory}
     if grad_at == "initial":
         walks["associative"] = memory_scan.associative_memory
@@ -66,6 +67,13 @@ def memory_case(
         for analytic in (False, True)
     }
     chosen = "scan, analytic" if forms.resolve("auto") == "shift" else "scan"
+    if (
+        grad_at == "previous"
+        and forms.takes_native("auto")
+        and memory_native.is_available()
+    ):
+        chosen = "native"
+        both[chosen] = functools.partial(form, native_scan, True)
     return operator_forms.Case(
         operator="memory",
         shape=f"{'x'.join(map(str, shape))}, gradient at {grad_at}",

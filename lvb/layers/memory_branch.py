@@ -201,7 +201,11 @@ class NeuralMemory(module.Layer):
         if self.recurrence == "associative":
             return memory_scan.associative_memory(queries, writes, **options)
         return memory_scan.scan_memory(
-            queries, writes, bptt_chunks=self.bptt_chunks, **options
+            queries,
+            writes,
+            bptt_chunks=self.bptt_chunks,
+            native=forms.takes_native(self.op_form),
+            **options,
         )
 
     def _initial_weights(self, width: int) -> neural_memory.MemoryWeights:

@@ -27,7 +27,8 @@ class Layer(nn.Module, kw_only=True):
       frozen_batch_norm: normalise with the stored statistics in training too, and
         leave them as they are (detection and segmentation fine-tuning).
       op_form: how operators with several exact forms are computed: "auto" picks by
-        backend, "reference" uses stock XLA operations, "shift" shifted multiply-adds.
+        backend, "reference" uses stock XLA operations, "shift" shifted multiply-adds;
+        see `lvb.ops.forms`.
     """
 
     dtype: DTypeLike = jnp.float32

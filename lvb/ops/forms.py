@@ -4,7 +4,8 @@ Several operators have a reference form of stock XLA operations and a form of sh
 multiply-adds; all are equal in value and gradient. XLA:CPU computes depthwise and
 grouped convolutions 25 to 50 times slower than the same sum written as shifted
 multiply-adds; GPUs and TPUs have kernels for them. With the second form goes that of
-the neural memory in which its inner gradient is written out.
+the neural memory in which its inner gradient is written out. "auto" takes native
+programs, too, see `lvb.ops.native`.
 """
 
 import jax
@@ -26,3 +27,14 @@ def resolve(form: str) -> str:
     if form == "auto":
         return "shift" if jax.default_backend() == "cpu" else "reference"
     return form
+
+
+def takes_native(form: str) -> bool:
+    """Whether a native program may compute an operator: "auto" on one CPU device.
+
+    XLA cannot split its arrays among several devices.
+
+    Args:
+      form: one of `FORMS`.
+    """
+    return form == "auto" and jax.default_backend() == "cpu" and jax.device_count() == 1

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lvb.ops import memory_walk, neural_memory
+from lvb.ops import memory_native, memory_walk, neural_memory
 from lvb.ops.neural_memory import ChunkWrites, MemoryState, MemoryWeights, UpdateRule
 
 READS = ("before", "after")
@@ -47,6 +47,7 @@ def scan_memory(
     read: str = "before",
     bptt_chunks: int | None = None,
     trace: bool = False,
+    native: bool = False,
 ) -> tuple[jax.Array, MemoryTrace | None]:
     """Reads and writes all chunks in order, each image with a memory of its own.
 
@@ -62,6 +63,8 @@ def scan_memory(
         (counted from 0), so that a write learns from K - 1 reads at most (K for
         `read="after"`); None never cuts.
       trace: whether to return the course of the memory; costs two inner forward passes.
+      native: whether `lvb.ops.memory_native` computes what it can, where it is
+        available.
 
     Returns:
       y, (B, T, L, d) in the dtype of `initial`; the trace, or None.
@@ -70,6 +73,11 @@ def scan_memory(
       ValueError: if a choice is unknown or the number of writes does not fit.
     """
     _check(queries, writes, rule, read)
+    native = native and read == "before" and not trace
+    native = native and memory_native.fits(queries, initial, rule)
+    if native and memory_native.is_available():
+        arrays = jax.tree.map(lambda x: x.astype(jnp.float32), (queries, writes))
+        return memory_native.walk(*arrays, initial, rule, bptt_chunks), None
     scan = functools.partial(
         _scan_image,
         initial=initial,
