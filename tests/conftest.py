@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 # Before JAX starts: a mesh of eight devices on any machine.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -23,6 +24,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr == "not slow":
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # Of child processes.
         jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_networks_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Slow tests of whole networks compile for minutes and compute for seconds."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    if request.path.parent.name == "models":
+        jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

@@ -270,7 +270,10 @@ def test_gate_scope_stage_gates_later_blocks_too(network):
         gates["block0"]["gate"][0], gates["block1"]["gate"][0]
     )
     first = apply(tiny(), variables, images)
-    np.testing.assert_allclose(features["stage1"], first["stage1"], atol=1e-6)
+    # The same operations, compiled as two programs.
+    np.testing.assert_allclose(
+        features["stage1"], first["stage1"], rtol=1e-5, atol=1e-5
+    )
     assert np.abs(features["stage2"] - first["stage2"]).max() > 1e-3
 
 
