@@ -179,7 +179,7 @@ def _onnx(args: argparse.Namespace, model: str, batch: int, sample: str) -> Cont
 def _memory_contest(
     tokens: int, batch: int, backward: bool, folder: pathlib.Path
 ) -> Contest:
-    """Our two presets, and titans-pytorch set to compute the same as each."""
+    """Our presets, one also without its native program, and titans-pytorch as each."""
     ours, theirs = [], []
     for name in ("paper", "package"):
         preset = convneur.PRESETS[name]
@@ -189,6 +189,13 @@ def _memory_contest(
             tokens=tokens, width=_WIDTH, batch_size=batch, preset=name, **shared
         )
         ours.append(Entry(f"lvb, {name}", "lvb", specification))
+        if preset.grad_at == "previous":
+            in_xla = {
+                **specification,
+                "op_form": "shift",
+                "sample": f"{sample}.xla.npz",
+            }
+            ours.append(Entry(f"lvb, {name}, in XLA", "lvb", in_xla))
         specification = dict(
             chunk_size=_CHUNK,
             update_every=_CHUNK if preset.grad_at == "previous" else None,

@@ -87,6 +87,7 @@ def _memory(
     backward: bool,
     preset: str,
     sample: str,
+    op_form: str = "auto",
 ) -> Built:
     """The neural memory on a square map of so many tokens.
 
@@ -96,7 +97,7 @@ def _memory(
     side = round(tokens**0.5)
     fields = convneur.PRESETS[preset]._asdict()
     epsilon = fields.pop("memory_norm_eps")
-    layer = memory_branch.NeuralMemory(norm_epsilon=epsilon, **fields)
+    layer = memory_branch.NeuralMemory(norm_epsilon=epsilon, op_form=op_form, **fields)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((batch_size, side, side, width), np.float32))
     variables = layer.init(jax.random.key(0), x, train=False)
