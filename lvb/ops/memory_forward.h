@@ -29,6 +29,9 @@
 
 namespace lvb {
 
+constexpr int64_t kTileRows = 24;  // That pass through the chain together.
+constexpr int64_t kGroup = 4;      // Panels of weights that are one piece of work.
+
 struct Rule {
   int64_t chunks, tokens, width;  // T, L, d.
   float epsilon, clip;

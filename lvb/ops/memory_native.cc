@@ -53,13 +53,16 @@ lvb::Kept kept_at(const std::vector<float*>& start, bool every_chunk,
           start[5], start[6], every_chunk, rule};
 }
 
-// Calls `walk(image, threads, parallel)` for each image: each by one thread where that
-// keeps all of them busy, else one after the other by all of them.
+// Calls `walk(image, threads, parallel)` for each image: each by one thread, in rounds,
+// or one after the other by all threads, of whose time a tenth goes into waiting, and
+// more where there are more threads than tiles.
 template <typename F>
-void for_images(int64_t images, ffi::ThreadPool& pool, F walk) {
-  const int threads = static_cast<int>(std::max<int64_t>(1, pool.num_threads()));
+void for_images(int64_t images, const lvb::Rule& rule, ffi::ThreadPool& pool, F walk) {
+  const int64_t pieces = std::max(images, 2 * rule.tiles());
+  const int64_t threads = std::max<int64_t>(1, std::min(pool.num_threads(), pieces));
   lvb::Crew crew(pool, threads);
-  if (images % threads == 0 || images > 2 * threads) {
+  const int64_t rounds = (images + threads - 1) / threads;
+  if (10 * rounds * std::min(threads, rule.tiles()) <= 11 * images) {
     crew.run(images, [&](int64_t b, int) { walk(b, 1, lvb::alone); });
     return;
   }
@@ -113,7 +116,7 @@ ffi::Error there(ffi::ThreadPool pool, ffi::RemainingArgs args,
     lvb::Walk walk(rule, kept_at(start, keeps, &rule), threads);
     walk.run(signals.image(b, rule), initial, answers, parallel);
   };
-  for_images(args.get<Array>(0).value().dimensions()[0], pool, one);
+  for_images(args.get<Array>(0).value().dimensions()[0], rule, pool, one);
   return ffi::Error::Success();
 }
 
@@ -142,7 +145,7 @@ ffi::Error back(ffi::ThreadPool pool, ffi::RemainingArgs args,
     lvb::WalkBack walk(rule, kept_at(start, true, &rule), threads);
     walk.run(signals.image(b, rule), inputs[13] + b * read, slopes, parallel);
   };
-  for_images(args.get<Array>(0).value().dimensions()[0], pool, one);
+  for_images(args.get<Array>(0).value().dimensions()[0], rule, pool, one);
   return ffi::Error::Success();
 }
 

@@ -23,8 +23,6 @@ constexpr int kLanes = 4, kRows = 4;
 constexpr int kPanel = 16;  // Columns of a panel.
 constexpr int kVectors = kPanel / kLanes;
 constexpr int64_t kDepth = 256;  // Of a product, so that a panel stays in the L1 cache.
-constexpr int64_t kTileRows = 24;  // That pass through the chain together.
-constexpr int64_t kGroup = 4;      // Panels of weights that are one piece of work.
 
 typedef float Vec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
