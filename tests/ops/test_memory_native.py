@@ -141,11 +141,11 @@ def test_scan_and_layer_take_it_where_it_fits(monkeypatch):
     monkeypatch.setattr(memory_native, "walk", counted)
     x = np.random.default_rng(0).standard_normal((2, 6, 6, 16), np.float32)
     layer = memory_branch.NeuralMemory(chunk_size=9)
-    variables = layer.init(jax.random.key(0), x, train=False)
-    expected = layer.apply(variables, x, train=False)
+    variables = jax.jit(lambda: layer.init(jax.random.key(0), x, train=False))()
+    expected = jax.jit(lambda: layer.apply(variables, x, train=False))()
     assert not calls  # The tests have eight devices.
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    y = layer.apply(variables, x, train=False)
+    y = jax.jit(lambda: layer.apply(variables, x, train=False))()
     assert len(calls) == 1
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)
     for other in (
@@ -156,8 +156,12 @@ def test_scan_and_layer_take_it_where_it_fits(monkeypatch):
         dict(inner_dtype=jnp.bfloat16),
         dict(chunk_size=36),
     ):
-        layer.clone(**other).apply(variables, x, train=False)
-    layer.apply(variables, x, train=False, mutable=["intermediates"])
+        jax.eval_shape(
+            lambda other=other: layer.clone(**other).apply(variables, x, train=False)
+        )
+    jax.eval_shape(
+        lambda: layer.apply(variables, x, train=False, mutable=["intermediates"])
+    )
     assert len(calls) == 1
 
 
