@@ -1,5 +1,6 @@
 """From the leaves of a config to the functions of a run; for commands only."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -147,14 +148,12 @@ def make_task(
     teacher: teacher_lib.Teacher | None = None,
 ) -> classification.ClassificationTask:
     """Builds the model and what surrounds it, a teacher among it."""
-    options = model_options(config, num_classes=num_classes)
-    options["dtype"] = jnp.dtype(options["dtype"])
     make, extra = classification.ClassificationTask, {}
     if teacher is not None:
         make = distillation.DistillationTask
         extra = transfer.task_options(config, teacher)
     return make(
-        model=lvb.create_model(**options),
+        model=_make_model(config, num_classes=num_classes),
         num_classes=num_classes,
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
@@ -167,6 +166,14 @@ def make_task(
         erasing_prob=config.erasing.prob,
         **extra,
     )
+
+
+def _make_model(
+    config: config_dict.ConfigDict, *, num_classes: int, **changes: Any
+) -> classification.ImageClassifier:
+    """Builds the model; `changes` go over what the config says."""
+    options = model_options(config, num_classes=num_classes) | changes
+    return lvb.create_model(**{**options, "dtype": jnp.dtype(options["dtype"])})
 
 
 def make_schedule(config: config_dict.ConfigDict, plan: Plan) -> optax.Schedule:
@@ -236,8 +243,13 @@ def assemble(
     plan = plan_run(config, num_train=num_train, mesh=mesh)
     task = make_task(config, num_classes=num_classes, teacher=teacher)
     image_shape = _image_shape(config)
+    # For variables and shapes, which are those of every form of the operators: the
+    # form with the fewest operations, which traces in half the time.
+    plain = dataclasses.replace(
+        task, model=_make_model(config, num_classes=num_classes, op_form="reference")
+    )
     variables = jax.eval_shape(
-        functools.partial(task.init, image_shape=image_shape), jax.random.key(0)
+        functools.partial(plain.init, image_shape=image_shape), jax.random.key(0)
     )
     rate = make_schedule(config, plan)
     tx = make_optimizer(config, rate, params=variables["params"])
@@ -250,12 +262,12 @@ def assemble(
         state.first_state,
         tx=tx,
         keep_ema=config.ema.decay > 0,
-        window=step.metric_shapes(task, variables, train_batch),
+        window=step.metric_shapes(plain, variables, train_batch),
     )
 
     def init(seed_key: jax.Array) -> state.TrainState:
         key = state.stream_key(seed_key, "params", step=0)
-        return first_state(task.init(key, image_shape=image_shape))
+        return first_state(plain.init(key, image_shape=image_shape))
 
     state_shapes = jax.eval_shape(first_state, variables)
     return Run(
@@ -276,7 +288,7 @@ def assemble(
         constants=constants,
         train_batch=train_batch,
         eval_batch=eval_batch,
-        totals=jax.eval_shape(task.evaluate, variables, eval_batch),
+        totals=jax.eval_shape(plain.evaluate, variables, eval_batch),
     )
 
 
@@ -326,8 +338,7 @@ def _health_step(
 
 def count_macs(config: config_dict.ConfigDict, run: Run) -> int:
     """Multiply-adds of the network, not fused, for one image of the run's size."""
-    options = model_options(config, num_classes=run.task.num_classes)
-    model = lvb.create_model(**{**options, "op_form": "reference"})
+    model = _make_model(config, num_classes=run.task.num_classes, op_form="reference")
     image = jax.ShapeDtypeStruct((1, *run.train_batch["image"].shape[1:]), jnp.float32)
     return flops.count_macs(
         lambda variables, images: model.apply(variables, images, train=False),

@@ -6,7 +6,6 @@ difference before committing it.
 
 import pytest
 from golden_texts import (
-    CONFIGS,
     GOLDEN,
     assert_golden,
     assert_step_traces,
@@ -14,7 +13,7 @@ from golden_texts import (
     load,
 )
 
-from lvb.config import flags, names, rates
+from lvb.config import names, rates
 from lvb.training import optimizer
 
 TABLES = (
@@ -44,7 +43,8 @@ def test_no_golden_text_is_left_over():
     assert ours == {golden_path(name).name for name in RESOLVED}
 
 
-# The quickest of the small networks; the others are traced where time allows.
+# The quickest of the small networks, then one row of each family. The networks of all
+# rows are traced in config/test_ablations.py.
 FAST = (
     *("ablations/lsnet_table7.py:smoke,row=no_ska", "finetune_folder.py:smoke"),
     *("fashion_mnist_distill.py", "ablations/fvnet_table7.py:smoke,row=relu"),
@@ -60,13 +60,6 @@ SLOW = (
 )
 def test_a_training_step_traces(name):
     assert_step_traces(load(name))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("table", TABLES)
-def test_a_training_step_of_every_row_traces(table):
-    for row in flags.load_module(str(CONFIGS / "ablations" / f"{table}.py")).ROWS:
-        assert_step_traces(load(f"ablations/{table}.py:smoke,row={row}"))
 
 
 @pytest.mark.parametrize(

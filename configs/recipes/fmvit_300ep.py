@@ -11,11 +11,7 @@ from lvb.config import schema
 
 def get_config(res=224, data=switches.IMAGENET, smoke=False):
     """Returns the recipe; the variant sets the model's name and its drop path."""
-    # A smoke run has one block per stage, from stock operations: hundreds of branches
-    # take a CPU minutes to compile.
-    shallow = dict(depths=(1, 1, 1, 1)) if smoke else {}
     config = schema.classification(
-        **shallow,
         token_kernel=3,
         mlp_kernel=7,
         groups=(2, 2, 4),
@@ -62,6 +58,6 @@ def get_config(res=224, data=switches.IMAGENET, smoke=False):
         warmup_init_lr=1e-6,  # Next-ViT.
         min_lr=1e-5,  # Next-ViT.
     )
-    if smoke:
+    if smoke:  # Stock operations: hundreds of branches take a CPU minutes to compile.
         config.model.op_form = "reference"
     return switches.apply(config, res=res, data=data, smoke=smoke)

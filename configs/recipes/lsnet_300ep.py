@@ -76,4 +76,6 @@ def get_config(res=224, data=switches.IMAGENET, smoke=False, distill="none"):
         config.model.distilled = True
         # Code: DeiT's hard form; the teacher there is RegNetY-160, 82.9 % top-1.
         config.distillation.update(kind="hard", teacher=distill, alpha=0.5)
-    return switches.apply(config, res=res, data=data, smoke=smoke)
+    # The first block of a stage is a convolution, the second an LS convolution.
+    depths = (1, 2, 2, 2)
+    return switches.apply(config, res=res, data=data, smoke=smoke, smoke_depths=depths)

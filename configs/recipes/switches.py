@@ -3,7 +3,7 @@
 IMAGENET = "tfds:imagenet2012"
 
 
-def apply(config, *, res=224, data=IMAGENET, smoke=False):
+def apply(config, *, res=224, data=IMAGENET, smoke=False, smoke_depths=(1, 1, 1, 1)):
     """Sets several leaves at once.
 
     Args:
@@ -13,6 +13,8 @@ def apply(config, *, res=224, data=IMAGENET, smoke=False):
         where it is not ImageNet.
       smoke: a run of a minute or two on a CPU, on generated pictures: it shows that
         everything works, and learns next to nothing.
+      smoke_depths: blocks of each stage of a smoke run, all kinds of them; real ones
+        take a CPU minutes to compile.
 
     Returns:
       The config.
@@ -21,11 +23,13 @@ def apply(config, *, res=224, data=IMAGENET, smoke=False):
     config.data.image_size = res
     config.model.num_classes = 1000 if data == IMAGENET else 0
     if smoke:
-        _shrink(config)
+        _shrink(config, smoke_depths)
     return config
 
 
-def _shrink(config):
+def _shrink(config, depths):
+    with config.unlocked():
+        config.model.depths = depths
     config.model.num_classes = 10
     config.batch_size = 16
     config.log_every = 2

@@ -102,11 +102,10 @@ def test_fused_equals_unfused_at_full_size_in_float32(name):
     model, deployed, run, run_fused = full_size(name)
     variables = cases.random_variables(model)
     fused = fusion.fuse_variables(model, deployed, variables)
-    for size, batch in ((224, 16), (64, 256)):
-        x = cases.images(batch=batch, size=(size, size), seed=3)
-        expected, found = run(variables, x), run_fused(fused, x)
-        assert relative_error(found, expected) <= 1e-5
-        np.testing.assert_array_equal(found.argmax(-1), expected.argmax(-1))
+    x = cases.images(batch=256, size=(64, 64), seed=3)
+    expected, found = run(variables, x), run_fused(fused, x)
+    assert relative_error(found, expected) <= 1e-5
+    np.testing.assert_array_equal(found.argmax(-1), expected.argmax(-1))
 
 
 @pytest.mark.slow
@@ -134,10 +133,6 @@ def test_fused_equals_unfused_at_full_size_calibrated(name):
         x = jnp.asarray(x, jnp.float64)
         truth = np.asarray(run(wide, x))
         assert relative_error(run_fused(fused, x), truth) <= 1e-9
-        many = jnp.asarray(cases.images(batch=256, size=(64, 64), seed=4), jnp.float64)
-        expected, found = run(wide, many), run_fused(fused, many)
-        assert relative_error(found, expected) <= 1e-9
-        np.testing.assert_array_equal(found.argmax(-1), expected.argmax(-1))
     unfused_error, fused_error = (relative_error(y, truth) for y in rounded)
     assert fused_error <= 3 * unfused_error
     for logits in rounded:
