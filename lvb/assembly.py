@@ -1,6 +1,5 @@
 """From the leaves of a config to the functions of a run; for commands only."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -146,14 +145,17 @@ def make_task(
     *,
     num_classes: int,
     teacher: teacher_lib.Teacher | None = None,
+    **changes: Any,
 ) -> classification.ClassificationTask:
-    """Builds the model and what surrounds it, a teacher among it."""
+    """Builds the model, its options changed if need be, and all around it."""
+    options = model_options(config, num_classes=num_classes) | changes
+    options["dtype"] = jnp.dtype(options["dtype"])
     make, extra = classification.ClassificationTask, {}
     if teacher is not None:
         make = distillation.DistillationTask
         extra = transfer.task_options(config, teacher)
     return make(
-        model=_make_model(config, num_classes=num_classes),
+        model=lvb.create_model(**options),
         num_classes=num_classes,
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
@@ -166,14 +168,6 @@ def make_task(
         erasing_prob=config.erasing.prob,
         **extra,
     )
-
-
-def _make_model(
-    config: config_dict.ConfigDict, *, num_classes: int, **changes: Any
-) -> classification.ImageClassifier:
-    """Builds the model; `changes` go over what the config says."""
-    options = model_options(config, num_classes=num_classes) | changes
-    return lvb.create_model(**{**options, "dtype": jnp.dtype(options["dtype"])})
 
 
 def make_schedule(config: config_dict.ConfigDict, plan: Plan) -> optax.Schedule:
@@ -243,10 +237,10 @@ def assemble(
     plan = plan_run(config, num_train=num_train, mesh=mesh)
     task = make_task(config, num_classes=num_classes, teacher=teacher)
     image_shape = _image_shape(config)
-    # For variables and shapes, which are those of every form of the operators: the
-    # form with the fewest operations, which traces in half the time.
-    plain = dataclasses.replace(
-        task, model=_make_model(config, num_classes=num_classes, op_form="reference")
+    # Variables and shapes are those of every form of the operators; this one traces in
+    # half the time.
+    plain = make_task(
+        config, num_classes=num_classes, teacher=teacher, op_form="reference"
     )
     variables = jax.eval_shape(
         functools.partial(plain.init, image_shape=image_shape), jax.random.key(0)
@@ -338,7 +332,8 @@ def _health_step(
 
 def count_macs(config: config_dict.ConfigDict, run: Run) -> int:
     """Multiply-adds of the network, not fused, for one image of the run's size."""
-    model = _make_model(config, num_classes=run.task.num_classes, op_form="reference")
+    options = model_options(config, num_classes=run.task.num_classes)
+    model = lvb.create_model(**{**options, "op_form": "reference"})
     image = jax.ShapeDtypeStruct((1, *run.train_batch["image"].shape[1:]), jnp.float32)
     return flops.count_macs(
         lambda variables, images: model.apply(variables, images, train=False),

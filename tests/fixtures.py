@@ -24,6 +24,13 @@ def apply(module, variables, *args, **options):
     return jax.jit(functools.partial(module.apply, **options))(variables, *args)
 
 
+def as_reference(model):
+    """A backbone, or a classifier on one, of the operators that trace fastest."""
+    if hasattr(model, "backbone"):
+        return model.clone(backbone=model.backbone.clone(op_form="reference"))
+    return model.clone(op_form="reference")
+
+
 def randomised(variables, *, seed=7):
     """Replaces every leaf by random values; variances stay positive.
 

@@ -4,7 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from fixtures import randomised
+from fixtures import as_reference, randomised
 
 from lvb.heads import classifier
 from lvb.models import fvnet
@@ -30,10 +30,7 @@ def classifier_of(variant, **options):
 
 def shapes_of(model, size=64, channels=3):
     """Shapes of a model's variables, by the operators that trace fastest."""
-    if isinstance(model, classification.ImageClassifier):
-        model = model.clone(backbone=model.backbone.clone(op_form="reference"))
-    else:
-        model = model.clone(op_form="reference")
+    model = as_reference(model)
     images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
     return jax.eval_shape(
         lambda images: model.init(jax.random.key(0), images, train=False), images

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from fixtures import as_reference
 from flax import traverse_util
 
 from lvb.analysis import flops
@@ -27,17 +28,10 @@ def variant(name, **options):
     return lsnet.LSNet(**{**lsnet.VARIANTS[name]._asdict(), **options})
 
 
-def with_form(model, op_form):
-    """A backbone or a classifier in another form of its operators."""
-    if isinstance(model, classification.ImageClassifier):
-        return model.clone(backbone=model.backbone.clone(op_form=op_form))
-    return model.clone(op_form=op_form)
-
-
 @functools.cache
 def shapes(model, size=224):
     """Shapes of a model's variables, by the operators that trace fastest."""
-    model = with_form(model, "reference")
+    model = as_reference(model)
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     return jax.eval_shape(
         lambda x: model.init(jax.random.key(0), x, train=False), images

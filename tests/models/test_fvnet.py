@@ -307,7 +307,7 @@ def test_it_overfits_a_batch():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["N", "T", "S"])
-def test_variant_fuses_and_runs_in_bfloat16(variant):
+def test_variant_fuses_in_float32_and_64_and_runs_in_bfloat16(variant):
     build = functools.partial(classifier_of, variant, op_form="reference")
     images = jax.random.normal(jax.random.key(1), (64, 64, 64, 3))
     variables = calibrated(build(), images)
