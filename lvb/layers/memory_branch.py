@@ -1,6 +1,7 @@
 """The neural memory as a layer on feature maps, ConvNeur §3.3."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from lvb.layers import conv, module, norm
-from lvb.ops import forms, memory_scan, neural_memory, token_chunks
+from lvb.ops import contraction, forms, memory_scan, neural_memory, token_chunks
 
 POOLS = ("attention", "mean")
 RECURRENCES = ("scan", "associative")
@@ -67,6 +68,7 @@ class Store(module.Layer):
             logits = nn.Dense(
                 tokens.shape[-1],
                 kernel_init=nn.initializers.zeros,
+                dot_general=_product(self),
                 name="pool",
                 **self.dtypes,
             )(tokens).astype(tokens.dtype)
@@ -270,6 +272,26 @@ def _project(x: jax.Array, layer: module.Layer, *, name: str) -> jax.Array:
         x.shape[-1],
         use_bias=False,
         kernel_init=conv.trunc_normal(0.02),
+        dot_general=_product(layer),
         name=name,
         **layer.dtypes,
     )(x)
+
+
+def _product(layer: module.Layer) -> Callable[..., jax.Array] | None:
+    """The product of a dense layer; None is Flax's own.
+
+    On CPUs the gradient of the kernel comes out as it lies: `jax.grad` of Flax's makes
+    XLA copy the slopes of all tokens turned around.
+    """
+    return _rows_by_kernel if _is_cpu_form(layer) else None
+
+
+def _rows_by_kernel(
+    x: jax.Array, kernel: jax.Array, dimensions: Any, precision: None
+) -> jax.Array:
+    """`lax.dot_general` as `nn.Dense` calls it: over the last axis of x."""
+    del dimensions, precision
+    rows = x.reshape(-1, x.shape[-1])
+    y = contraction.contract_as_is(rows, kernel, (1, 0))
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
