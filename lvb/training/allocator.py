@@ -15,6 +15,7 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import sys
+from typing import Any
 
 import jax
 
@@ -61,6 +62,25 @@ def overlap_short_steps(pixels: int) -> None:
 def overlap_steps() -> None:
     """Lets steps on CPUs run while the next is prepared, as JAX does by itself."""
     jax.config.update("jax_cpu_enable_async_dispatch", True)
+
+
+def settle(inputs: Any) -> Any:
+    """Waits for the inputs of a program that is to be called in this thread.
+
+    Also without asynchronous dispatch JAX leaves a call to another thread if an input
+    is still on its way: training steps of 16 images of 224 px then took half as long
+    again. Where steps overlap, and with an accelerator, nothing waits.
+
+    Args:
+      inputs: arrays.
+
+    Returns:
+      The same arrays.
+    """
+    overlap = jax.config.read("jax_cpu_enable_async_dispatch")
+    if not overlap and jax.default_backend() == "cpu":
+        jax.block_until_ready(inputs)
+    return inputs
 
 
 def _may_use_accelerator() -> bool:

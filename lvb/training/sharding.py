@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lvb.training import fsdp
+from lvb.training import allocator, fsdp
 
 # Batches are split over both, large arrays of the state over "model".
 AXES = ("data", "model")
@@ -91,10 +91,11 @@ def put_batch(
       Global arrays, the hosts' rows in the order of their devices.
     """
     sharding = batch_sharding(mesh)
-    return {
+    arrays = {
         name: jax.make_array_from_process_local_data(sharding, batch[name])
         for name in names
     }
+    return allocator.settle(arrays)
 
 
 def put_key(seed: int, mesh: Mesh) -> jax.Array:

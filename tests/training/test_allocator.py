@@ -11,21 +11,25 @@ from lvb.training import allocator
 
 # A program with 100 MB of results; the median of the pages that 31 calls fault in is
 # printed: a call may still grow the heap, one of the first often, later ones rarely.
+# Each call has a new batch, whose place in memory makes JAX copy it.
 _PROGRAM = """
 import resource, statistics, sys
-import jax, jax.numpy as jnp
-from lvb.training import allocator
+import jax, jax.numpy as jnp, numpy as np
+from lvb.training import allocator, sharding
 
 size = 100_000_000
 if sys.argv[1] == "keep":
     assert allocator.keep_freed_memory()
     assert not jax.config.read("jax_cpu_enable_async_dispatch")
 
-program = jax.jit(lambda x: x + jnp.ones(size // 4))
+program = jax.jit(lambda batch: batch["image"][-1] + jnp.ones(size // 4))
+rows = {"image": np.zeros(30_000_001, np.uint8)[1:]}
+mesh = sharding.make_mesh(jax.devices()[:1])
 
 def faults():
+    batch = sharding.put_batch(rows, mesh, names=("image",))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    jax.block_until_ready(program(1.0))
+    jax.block_until_ready(program(batch))
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 print(statistics.median(faults() for _ in range(31)))
