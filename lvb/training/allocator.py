@@ -68,8 +68,8 @@ def settle(inputs: Any) -> Any:
     """Waits for the inputs of a program that is to be called in this thread.
 
     Also without asynchronous dispatch JAX leaves a call to another thread if an input
-    is still on its way: training steps of 16 images of 224 px then took half as long
-    again. Where steps overlap, and with an accelerator, nothing waits.
+    is still on its way: training runs on 16 images of 224 px then took a quarter
+    longer. Where steps overlap, and with an accelerator, nothing waits.
 
     Args:
       inputs: arrays.
